@@ -58,6 +58,16 @@ pub enum Denial {
     Missing(PolicyName),
 }
 
+impl Denial {
+    /// The policy that decided; the first one where none allows.
+    pub fn policy(&self) -> &PolicyName {
+        match self {
+            Self::ByPolicy(name) | Self::PlaintextRefused(name) | Self::Missing(name) => name,
+            Self::NoneAllows { first, .. } => first,
+        }
+    }
+}
+
 /// Decides on one connection to `workload`, which must be the proxy's own.
 ///
 /// Order (Istio's, ztunnel `state.rs`): a listed policy that is missing denies; any matching DENY denies; with no ALLOW
