@@ -1,2 +1,91 @@
-//! Being written.
-fn main() {}
+//! The commands of `heddle-init`: what each does, what it prints, and its exit code.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use heddle_init::{
+    apply,
+    config::{Args, Cli, Command, Config},
+    kernel::Kernel,
+    plan::Plan,
+    rights,
+    verify::{
+        self,
+        probe::{Outcome, probe},
+    },
+};
+use heddle_init_abi::PROBE_ADDRESSES;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("heddle-init: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Show(args) => {
+            print!("{}", plan(&args)?);
+            Ok(())
+        }
+        Command::Apply(args) => apply(&plan(&args)?),
+        Command::Verify(args) => verify(&plan(&args)?),
+        Command::Undo(args) => undo(&plan(&args)?),
+    }
+}
+
+fn plan(args: &Args) -> anyhow::Result<Plan> {
+    Ok(Plan::new(&Config::new(args)?, &Kernel::read()?))
+}
+
+fn apply(plan: &Plan) -> anyhow::Result<()> {
+    rights::require_net_admin()?;
+    plan.notes.iter().for_each(|note| eprintln!("heddle-init: note: {note}"));
+    apply::apply(plan)?;
+    let differences = verify::differences(plan).context("the plan was carried out, but cannot be read back")?;
+    if !differences.is_empty() {
+        bail!("the plan was carried out, but something changed it at once:{}", list(&differences));
+    }
+    println!("in force and read back: {}", plan.flavour);
+    Ok(())
+}
+
+fn verify(plan: &Plan) -> anyhow::Result<()> {
+    rights::require_net_admin()?;
+    let mut faults = verify::differences(plan).context("cannot read back what is in force")?;
+    if faults.is_empty() {
+        println!("table, policy rules and routes are as planned: {}", plan.flavour);
+    }
+    for to in PROBE_ADDRESSES {
+        match probe(to) {
+            Ok(Outcome::CapturedByUs) => println!("{to}: a connection was captured, with its destination"),
+            Ok(Outcome::CapturedByProxy) => {
+                println!(
+                    "{to}: a connection was captured; the proxy, which listens already, took it with its destination"
+                );
+            }
+            Ok(Outcome::NoRoute(why)) => println!("{to}: not probed, the pod has no route to it ({why})"),
+            Err(fault) => faults.push(fault.to_string()),
+        }
+    }
+    if !faults.is_empty() {
+        bail!("capture is not in force as planned:{}\n`heddle-init apply` puts it back", list(&faults));
+    }
+    Ok(())
+}
+
+fn undo(plan: &Plan) -> anyhow::Result<()> {
+    rights::require_net_admin()?;
+    apply::undo(plan)?;
+    println!("nothing of ours is left");
+    Ok(())
+}
+
+fn list(sentences: &[String]) -> String {
+    sentences.iter().map(|sentence| format!("\n  {sentence}")).collect()
+}

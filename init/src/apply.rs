@@ -1,0 +1,80 @@
+//! Carries the plan's steps out, and back.
+
+use crate::{
+    netlink::{
+        batch,
+        message::{Done, NetlinkError},
+        routing,
+    },
+    plan::{Plan, Step},
+};
+
+/// Why the plan is not in force, or not out of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A step failed. The steps before it that changed something were undone.
+    #[error("cannot do step `{step}`: {source}{}", leftovers(.left))]
+    Step {
+        /// The step.
+        step: String,
+        /// Why.
+        source: NetlinkError,
+        /// What could not be undone.
+        left: Vec<NetlinkError>,
+    },
+    /// Steps could not be undone. The others were.
+    #[error("cannot undo everything:{}", list(.0))]
+    Undo(Vec<NetlinkError>),
+}
+
+/// Carries out every step that this kernel takes. What is there already stays, and the table is replaced as a whole.
+///
+/// # Errors
+/// The first step that fails; then this call has changed nothing.
+pub fn apply(plan: &Plan) -> Result<(), ApplyError> {
+    let mut changed = Vec::new();
+    for step in plan.steps_here() {
+        match carry_out(step) {
+            Ok(Done::Now) => changed.push(step),
+            Ok(Done::Before) => {}
+            Err(source) => {
+                let left = changed.into_iter().rev().filter_map(|step| take_back(step).err()).collect();
+                return Err(ApplyError::Step { step: step.to_string(), source, left });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Undoes every step, in reverse order, whether or not it was done.
+///
+/// # Errors
+/// All steps that could not be undone.
+pub fn undo(plan: &Plan) -> Result<(), ApplyError> {
+    let left: Vec<_> = plan.steps.iter().rev().filter_map(|step| take_back(step).err()).collect();
+    if left.is_empty() { Ok(()) } else { Err(ApplyError::Undo(left)) }
+}
+
+fn carry_out(step: &Step) -> Result<Done, NetlinkError> {
+    match step {
+        Step::Route(family) => routing::add_route(*family),
+        Step::Rule(family) => routing::add_rule(*family),
+        Step::Table(table) => batch::replace(table).map(|()| Done::Now),
+    }
+}
+
+fn take_back(step: &Step) -> Result<(), NetlinkError> {
+    match step {
+        Step::Route(family) => routing::remove_route(*family).map(|_| ()),
+        Step::Rule(family) => routing::remove_rule(*family).map(|_| ()),
+        Step::Table(_) => batch::remove(),
+    }
+}
+
+fn leftovers(left: &[NetlinkError]) -> String {
+    if left.is_empty() { String::new() } else { format!("; and cannot take back what was done:{}", list(left)) }
+}
+
+fn list(errors: &[NetlinkError]) -> String {
+    errors.iter().map(|error| format!("\n  {error}")).collect()
+}

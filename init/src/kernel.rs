@@ -1,0 +1,120 @@
+//! What the plan must know of the kernel it is for, read from /proc, which needs no rights.
+
+use std::{
+    fs, io,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+/// Facts about this network namespace.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// Ports that connections get when they ask for none (ip(7), `ip_local_port_range`).
+    pub local_ports: RangeInclusive<u16>,
+    /// Ports in that range that are never given (`ip_local_reserved_ports`).
+    pub reserved_ports: Vec<RangeInclusive<u16>>,
+    /// Whether IPv6 can be routed.
+    pub ipv6: Ipv6,
+}
+
+/// Whether IPv6 can be routed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// It can.
+    On,
+    /// It cannot, and why.
+    Off(String),
+}
+
+/// Why the facts could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}; is /proc mounted?", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file holds something else than expected.
+    #[error("{path} holds `{text}`, not port numbers", path = path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        text: String,
+    },
+}
+
+impl Kernel {
+    /// Reads the facts of the network namespace that this process is in.
+    ///
+    /// # Errors
+    /// When /proc is not there or not as documented in proc(5).
+    pub fn read() -> Result<Self, KernelError> {
+        let range_path = Path::new("/proc/sys/net/ipv4/ip_local_port_range");
+        let range = read(range_path)?;
+        let local_ports = parse_pair(range.split_whitespace())
+            .ok_or_else(|| KernelError::Parse { path: range_path.to_owned(), text: range.trim().to_owned() })?;
+        let reserved_path = Path::new("/proc/sys/net/ipv4/ip_local_reserved_ports");
+        let reserved = read(reserved_path)?;
+        let reserved_ports = parse_list(reserved.trim())
+            .ok_or_else(|| KernelError::Parse { path: reserved_path.to_owned(), text: reserved.trim().to_owned() })?;
+        Ok(Self { local_ports, reserved_ports, ipv6: Ipv6::read() })
+    }
+
+    /// Whether the kernel may give this port to a connection that the pod opens.
+    pub fn is_ephemeral(&self, port: u16) -> bool {
+        self.local_ports.contains(&port) && !self.reserved_ports.iter().any(|range| range.contains(&port))
+    }
+}
+
+impl Ipv6 {
+    fn read() -> Self {
+        match fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6") {
+            Ok(text) if text.trim() == "0" => Self::On,
+            Ok(_) => Self::Off("IPv6 is off on lo (net.ipv6.conf.lo.disable_ipv6 is 1)".to_owned()),
+            Err(_) => Self::Off("this kernel has no IPv6".to_owned()),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, KernelError> {
+    fs::read_to_string(path).map_err(|source| KernelError::Read { path: path.to_owned(), source })
+}
+
+/// `32768 60999`.
+fn parse_pair<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<RangeInclusive<u16>> {
+    let range = words.next()?.parse().ok()?..=words.next()?.parse().ok()?;
+    words.next().is_none().then_some(range)
+}
+
+/// `8080,9000-9010`, or nothing.
+fn parse_list(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
+    let one = |item: &str| {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    text.split(',').filter(|item| !item.is_empty()).map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ports_are_single_or_ranges() {
+        assert_eq!(parse_list(""), Some(vec![]));
+        assert_eq!(parse_list("8080,9000-9010"), Some(vec![8080..=8080, 9000..=9010]));
+        assert_eq!(parse_list("8080,x"), None);
+    }
+
+    #[test]
+    fn a_reserved_port_is_not_ephemeral() {
+        let kernel = Kernel { local_ports: 1024..=65535, reserved_ports: vec![15000..=15053], ipv6: Ipv6::On };
+        assert!(kernel.is_ephemeral(8080));
+        assert!(!kernel.is_ephemeral(15001));
+        assert!(!kernel.is_ephemeral(80));
+    }
+}

@@ -1,0 +1,16 @@
+//! `heddle-init`: captures a pod's traffic for the proxy, proves it, and undoes it.
+//!
+//! The way of a command: options ([`config`]) and facts ([`kernel`]) become a [`plan`]; `show` prints it, [`apply`]
+//! carries it out over [`netlink`] and back, [`verify`] compares it with what the kernel has and opens a connection.
+//!
+//! Invariant: knows `init/abi` and nothing else of the mesh. Runs no other program and writes no sysctl.
+
+pub mod apply;
+pub mod config;
+pub mod kernel;
+pub mod netlink;
+pub mod plan;
+pub mod rights;
+pub mod socket;
+pub mod tproxy;
+pub mod verify;
