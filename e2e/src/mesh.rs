@@ -1,0 +1,426 @@
+//! A mesh of a test: the node with its bridge and controller, the pods, and the folder of their manifests.
+
+mod controller;
+mod manifest;
+
+pub use controller::{Controller, Node, Status, Subscription};
+
+use crate::{
+    artifacts, netns,
+    netns::Namespace,
+    pod,
+    pod::{Pod, State},
+    process::{Launch, Process, Rights},
+};
+use anyhow::{Context, Result, ensure};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+/// The address family that names resolve to. Pods always have an address of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The address of this family.
+    pub fn pick(self, v4: Ipv4Addr, v6: Ipv6Addr) -> IpAddr {
+        match self {
+            Self::V4 => v4.into(),
+            Self::V6 => v6.into(),
+        }
+    }
+}
+
+/// How pods capture their traffic: a value of `heddle-init --mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// nftables TPROXY.
+    Tproxy,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tproxy => f.write_str("tproxy"),
+        }
+    }
+}
+
+/// A mesh about to be made.
+#[derive(Debug)]
+pub struct Builder {
+    family: Family,
+    mode: Mode,
+    name: Option<String>,
+    test: String,
+    manifests: Option<PathBuf>,
+    controller: bool,
+    outlives_us: bool,
+}
+
+impl Builder {
+    /// How its pods capture.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Namespaces are called `heddle-<name>-…` instead of `heddle-<pid>-<n>-…`, and no sweep touches them.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// The test's name, under which artifacts of a failure are kept.
+    #[must_use]
+    pub fn test(mut self, test: &str) -> Self {
+        test.clone_into(&mut self.test);
+        self
+    }
+
+    /// The controller reads a copy of this folder, and pods bring no manifests of their own.
+    #[must_use]
+    pub fn manifests(mut self, folder: &Path) -> Self {
+        self.manifests = Some(folder.to_owned());
+        self
+    }
+
+    /// No controller: only pods without a proxy can be added.
+    #[must_use]
+    pub fn without_controller(mut self) -> Self {
+        self.controller = false;
+        self
+    }
+
+    /// Processes run on when this program ends; see [`TestMesh::leave`].
+    #[must_use]
+    pub fn outlives_us(mut self, outlives: bool) -> Self {
+        self.outlives_us = outlives;
+        self
+    }
+
+    /// Makes the node, and starts the controller.
+    ///
+    /// # Errors
+    /// Without root's rights, or when a program is missing.
+    pub fn build(self) -> Result<TestMesh> {
+        netns::sweep();
+        let prefix = match &self.name {
+            Some(name) => format!("heddle-{name}"),
+            None => format!("heddle-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)),
+        };
+        let folder = std::env::temp_dir().join(&prefix);
+        for part in ["logs", "wire", "manifests", "pods", "bin"] {
+            fs::create_dir_all(folder.join(part)).with_context(|| folder.join(part).display().to_string())?;
+        }
+        // Without a name server, a name that is not in the hosts file is unknown at once.
+        fs::write(folder.join("resolv.conf"), "")?;
+        let node = Namespace::create(&format!("{prefix}-node"))?;
+        node.make_bridge(NODE_V4, NODE_V6)?;
+        for address in [IpAddr::V4(OUTSIDE_V4), IpAddr::V6(OUTSIDE_V6)] {
+            node.add_address(address)?;
+        }
+        let shared = Shared {
+            prefix,
+            folder,
+            family: self.family,
+            mode: self.mode,
+            test: self.test,
+            fixed_manifests: self.manifests.is_some(),
+            outlives_us: self.outlives_us || artifacts::keep_failed(),
+            node,
+            controller: Mutex::new(None),
+            pods: Mutex::new(Vec::new()),
+            names: Mutex::new(BTreeMap::new()),
+            failed: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+        };
+        shared.write_hosts()?;
+        let mesh = TestMesh { shared: Arc::new(shared) };
+        if let Some(folder) = &self.manifests {
+            for entry in folder.read_dir().with_context(|| folder.display().to_string())? {
+                let entry = entry?;
+                fs::copy(entry.path(), mesh.shared.folder.join("manifests").join(entry.file_name()))?;
+            }
+        }
+        if self.controller {
+            mesh.controller().start()?;
+        }
+        Ok(mesh)
+    }
+}
+
+/// A running mesh. Dropping it ends everything in it.
+#[derive(Debug)]
+pub struct TestMesh {
+    shared: Arc<Shared>,
+}
+
+/// What a mesh and its pods share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) prefix: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) family: Family,
+    pub(crate) mode: Mode,
+    pub(crate) test: String,
+    pub(crate) outlives_us: bool,
+    pub(crate) node: Namespace,
+    pub(crate) controller: Mutex<Option<Process>>,
+    pub(crate) pods: Mutex<Vec<Arc<State>>>,
+    fixed_manifests: bool,
+    names: Mutex<BTreeMap<String, (Ipv4Addr, Ipv6Addr)>>,
+    failed: AtomicBool,
+    left: AtomicBool,
+}
+
+impl TestMesh {
+    /// A mesh whose names resolve to this family.
+    pub fn builder(family: Family) -> Builder {
+        let test = "mesh".to_owned();
+        Builder { family, mode: Mode::Tproxy, name: None, test, manifests: None, controller: true, outlives_us: false }
+    }
+
+    /// Adds a pod of this name. It is a meshed one in namespace [`NAMESPACE`], with a service account of its own name.
+    pub fn pod(&self, name: &str) -> pod::Builder {
+        pod::Builder::new(self.shared.clone(), name)
+    }
+
+    /// Its controller.
+    pub fn controller(&self) -> Controller<'_> {
+        Controller::of(&self.shared)
+    }
+
+    /// The node: the other side of every pod's wire, where whoever is not in the mesh lives.
+    pub fn node(&self) -> &Namespace {
+        &self.shared.node
+    }
+
+    /// An address on the node that no manifest knows.
+    pub fn outside(&self) -> IpAddr {
+        self.shared.family.pick(OUTSIDE_V4, OUTSIDE_V6)
+    }
+
+    /// The family that names resolve to.
+    pub fn family(&self) -> Family {
+        self.shared.family
+    }
+
+    /// The folder of this mesh: logs, manifests, captures.
+    pub fn folder(&self) -> &Path {
+        &self.shared.folder
+    }
+
+    /// The virtual address of a service.
+    ///
+    /// # Panics
+    /// When no pod backs one of this name.
+    pub fn service(&self, name: &str, port: u16) -> SocketAddr {
+        let names = lock(&self.shared.names);
+        let Some((v4, v6)) = names.get(name) else { panic!("no pod backs a service `{name}`") };
+        SocketAddr::new(self.shared.family.pick(*v4, *v6), port)
+    }
+
+    /// Names a service of fixed manifests.
+    ///
+    /// # Errors
+    /// When the hosts file cannot be written.
+    pub fn name_service(&self, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
+        self.shared.name(name, v4, v6)
+    }
+
+    /// Writes manifests into the controller's folder as `file`, and waits until every proxy has acknowledged them.
+    ///
+    /// # Errors
+    /// When that takes longer than the usual patience.
+    pub fn apply(&self, file: &str, manifests: &str) -> Result<()> {
+        self.controller().change(|| self.shared.write_manifest(file, manifests))
+    }
+
+    /// Takes manifests of [`TestMesh::apply`] away again, and waits as it does.
+    ///
+    /// # Errors
+    /// As [`TestMesh::apply`], or when there is no such file.
+    pub fn delete(&self, file: &str) -> Result<()> {
+        let path = self.shared.folder.join("manifests").join(file);
+        self.controller().change(|| fs::remove_file(&path).with_context(|| path.display().to_string()))
+    }
+
+    /// Ends a test: a failure is noted, so that its artifacts are kept, and reported.
+    ///
+    /// # Panics
+    /// When the result is an error.
+    pub fn conclude(&self, result: Result<()>) {
+        if let Err(error) = result {
+            self.shared.failed.store(true, Ordering::Relaxed);
+            panic!("{}: {error:?}", self.shared.test);
+        }
+    }
+
+    /// Leaves the whole mesh running; [`remove`] takes it down. For a mesh that was made to outlive us.
+    pub fn leave(self) {
+        self.shared.left.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for TestMesh {
+    fn drop(&mut self) {
+        let failed = self.shared.failed.load(Ordering::Relaxed) || std::thread::panicking();
+        if failed {
+            artifacts::keep(&self.shared);
+        }
+        // What is left runs on: the process handles are forgotten, and the namespaces with their pods.
+        if self.shared.left.load(Ordering::Relaxed) || (failed && artifacts::keep_failed()) {
+            std::mem::forget(self.shared.clone());
+            return;
+        }
+        for pod in lock(&self.shared.pods).drain(..) {
+            pod.end();
+        }
+        lock(&self.shared.controller).take();
+        if let Err(error) = fs::remove_dir_all(&self.shared.folder) {
+            eprintln!("cannot remove {}: {error}", self.shared.folder.display());
+        }
+    }
+}
+
+/// Takes down a named mesh that was left running.
+///
+/// # Errors
+/// When a process does not end.
+pub fn remove(name: &str) -> Result<usize> {
+    let prefix = format!("heddle-{name}");
+    let namespaces = netns::list(&format!("{prefix}-"));
+    for namespace in &namespaces {
+        netns::remove(namespace)?;
+    }
+    let folder = std::env::temp_dir().join(&prefix);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    Ok(namespaces.len())
+}
+
+impl Shared {
+    /// The node's address as the controller's.
+    pub(crate) fn node_address(&self) -> IpAddr {
+        self.family.pick(NODE_V4, NODE_V6)
+    }
+
+    /// The addresses of the pod that is added next, and the virtual ones that stand for it.
+    pub(crate) fn addresses(index: u8) -> Addresses {
+        let host = FIRST_POD + index;
+        Addresses {
+            v4: Ipv4Addr::new(10, 77, 0, host),
+            v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, host.into()),
+            service_v4: Ipv4Addr::new(10, 96, 0, host),
+            service_v6: Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, host.into()),
+        }
+    }
+
+    /// Names a service, and says which addresses it has: those of its first naming.
+    pub(crate) fn name(&self, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
+        lock(&self.names).entry(name.to_owned()).or_insert((v4, v6));
+        self.write_hosts()
+    }
+
+    pub(crate) fn service_addresses(&self, name: &str) -> Option<(Ipv4Addr, Ipv6Addr)> {
+        lock(&self.names).get(name).copied()
+    }
+
+    /// Writes the hosts file in place, because pods have it mounted.
+    pub(crate) fn write_hosts(&self) -> Result<()> {
+        let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
+        for (service, (v4, v6)) in lock(&self.names).iter() {
+            // `web`, or `web.other` for one outside of the default namespace.
+            let (short, namespace) = service.split_once('.').unwrap_or((service, NAMESPACE));
+            let address = self.family.pick(*v4, *v6);
+            text.push_str(&format!("{address} {service} {short}.{namespace} {short}.{namespace}.svc.cluster.local\n"));
+        }
+        for pod in lock(&self.pods).iter() {
+            text.push_str(&format!("{} {}.pod\n", pod.address(), pod.name));
+        }
+        fs::write(self.folder.join("hosts"), text).context("writing the pods' hosts file")
+    }
+
+    /// Writes the manifests of a pod, unless the mesh has fixed ones.
+    pub(crate) fn write_pod(&self, pod: &State) -> Result<()> {
+        if self.fixed_manifests {
+            return Ok(());
+        }
+        self.write_manifest(&format!("namespace-{}.yaml", pod.namespace), &manifest::namespace(&pod.namespace))?;
+        let service = pod.service.as_ref().and_then(|name| Some((name.as_str(), self.service_addresses(name)?)));
+        self.write_manifest(&format!("pod-{}.yaml", pod.name), &manifest::pod(pod, service))
+    }
+
+    /// Puts a file into the controller's folder in one step.
+    fn write_manifest(&self, file: &str, text: &str) -> Result<()> {
+        ensure!(!file.contains('/'), "`{file}` is not a file name");
+        let path = self.folder.join("manifests").join(file);
+        if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        let fresh = path.with_added_extension("new");
+        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)).with_context(|| path.display().to_string())
+    }
+
+    /// A program in one of this mesh's namespaces, with its hosts file.
+    pub(crate) fn launch<'a>(
+        &self,
+        namespace: &'a Namespace,
+        program: impl Into<PathBuf>,
+        rights: Rights,
+    ) -> Launch<'a> {
+        Launch::new(namespace, program, rights)
+            .mount(self.folder.join("hosts"), "/etc/hosts")
+            .mount(self.folder.join("resolv.conf"), "/etc/resolv.conf")
+            .outlives_us(self.outlives_us)
+    }
+
+    pub(crate) fn pod_handles(self: &Arc<Self>) -> Vec<Pod> {
+        lock(&self.pods).iter().map(|state| Pod::new(self.clone(), state.clone())).collect()
+    }
+}
+
+/// The addresses that a pod's place in the order of pods gives it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) v4: Ipv4Addr,
+    pub(crate) v6: Ipv6Addr,
+    pub(crate) service_v4: Ipv4Addr,
+    pub(crate) service_v6: Ipv6Addr,
+}
+
+/// A poisoned lock is a panic that is being reported elsewhere; cleaning up still needs what it guards.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The Kubernetes namespace that pods are in unless they say otherwise.
+pub const NAMESPACE: &str = "shop";
+/// The node's addresses on the bridge: the pods' gateway, and the controller's.
+pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// As [`NODE_V4`].
+pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+/// TEST-NET-2 (RFC 5737): a host outside of the mesh, which lives on the node.
+const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// The documentation block (RFC 3849).
+const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+/// Host number of the first pod.
+const FIRST_POD: u8 = 10;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
