@@ -1,0 +1,89 @@
+//! Both directions of a connection, byte for byte, until both have ended.
+//!
+//! Each direction ends by itself: `nc -N` sends FIN and then waits, perhaps for minutes, for the reply. A FIN goes on as a FIN
+//! (END_STREAM on a tunnel), a reset as a reset, so that a cut body never looks whole. An idle relay holds no buffer.
+
+mod count;
+mod error;
+mod idle;
+mod plain;
+mod socket;
+mod tunnel;
+
+pub use count::ByteCounts;
+pub use error::{RelayError, Side};
+
+use crate::stream::Transport;
+use idle::IdleTimer;
+use socket::Socket;
+use std::{future::poll_fn, pin::pin, time::Duration};
+use tokio::net::TcpStream;
+
+/// Bounds of a relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Longest time without a byte in either direction; it may last a quarter longer before it is noticed.
+    pub idle_timeout: Duration,
+    /// Most bytes taken from a socket at once. Small messages never use so much.
+    pub read_bytes_max: usize,
+}
+
+impl Default for RelayLimits {
+    /// 1 h, 64 KiB.
+    fn default() -> Self {
+        Self { idle_timeout: Duration::from_secs(60 * 60), read_bytes_max: 64 * 1024 }
+    }
+}
+
+/// Carries bytes between `near`, a socket of the application or of a client, and `far`, until both directions have ended.
+/// `bytes` can be read at any time.
+///
+/// Dropped before that, it resets both sides: that is how a revoked policy ends a connection.
+///
+/// # Errors
+/// Which side failed, and how. Both have been reset then.
+pub async fn relay(
+    near: TcpStream,
+    far: Transport,
+    limits: &RelayLimits,
+    bytes: &ByteCounts,
+) -> Result<(), RelayError> {
+    let near = Socket::new(near, Side::Near);
+    let mut idle = IdleTimer::new(limits.idle_timeout);
+    match far {
+        Transport::Plain(far) => {
+            let far = Socket::new(far, Side::Far);
+            let mut relay = plain::Relay::new(&near, &far, limits.read_bytes_max, bytes);
+            let (mut near_failed, mut far_failed) = (pin!(near.failed()), pin!(far.failed()));
+            poll_fn(|cx| {
+                let (active, mut result) = relay.poll(cx);
+                if result.is_pending() && relay.blind(Side::Near) {
+                    result = near_failed.as_mut().poll(cx).map(Err);
+                }
+                if result.is_pending() && relay.blind(Side::Far) {
+                    result = far_failed.as_mut().poll(cx).map(Err);
+                }
+                if result.is_pending() { idle.poll(cx, active).map(Err) } else { result }
+            })
+            .await?;
+            far.finished();
+        }
+        Transport::Tunnel(mut far) => {
+            let mut relay = tunnel::Relay::new(&near, &mut far, limits.read_bytes_max, bytes);
+            let mut near_failed = pin!(near.failed());
+            poll_fn(|cx| {
+                let (active, mut result) = relay.poll(cx);
+                if result.is_pending() && relay.blind() {
+                    result = near_failed.as_mut().poll(cx).map(Err);
+                }
+                if result.is_pending() { idle.poll(cx, active).map(Err) } else { result }
+            })
+            .await?;
+        }
+    }
+    near.finished();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
