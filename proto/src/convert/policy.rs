@@ -71,10 +71,10 @@ struct Place<'a> {
     path: String,
 }
 
-impl<'a> Place<'a> {
-    fn field(&self, name: &str) -> Place<'a> {
+impl Place<'_> {
+    fn field(&self, name: &str) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };
-        Place { resource: self.resource, path: format!("{}{dot}{name}", self.path) }
+        Self { resource: self.resource, path: format!("{}{dot}{name}", self.path) }
     }
 
     fn fails(&self, problem: impl ToString) -> FieldError {

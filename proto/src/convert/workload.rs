@@ -163,16 +163,16 @@ fn encode_ports(ports: &[PortMapping]) -> wire::PortList {
 }
 
 fn decode_egress(message: &wire::Workload) -> Result<Egress, FieldError> {
-    let configs = message.extensions.iter().enumerate().filter_map(|(at, one)| Some((at, one.config.as_ref()?)));
-    for (at, config) in configs.filter(|(_, config)| config.type_url == WORKLOAD_EXTENSION_TYPE) {
-        let field = format!("extensions[{at}].config");
-        let extension: own::WorkloadExtension = unpack(config, WORKLOAD_EXTENSION_TYPE, &message.uid, &field)?;
-        return Ok(match own::Egress::try_from(extension.egress) {
-            Ok(own::Egress::Allow) => Egress::Allow,
-            Ok(own::Egress::Deny) | Err(_) => Egress::Deny,
-        });
-    }
-    Ok(Egress::Allow)
+    let mut configs = message.extensions.iter().enumerate().filter_map(|(at, one)| Some((at, one.config.as_ref()?)));
+    let Some((at, config)) = configs.find(|(_, config)| config.type_url == WORKLOAD_EXTENSION_TYPE) else {
+        return Ok(Egress::Allow);
+    };
+    let field = format!("extensions[{at}].config");
+    let extension: own::WorkloadExtension = unpack(config, WORKLOAD_EXTENSION_TYPE, &message.uid, &field)?;
+    Ok(match own::Egress::try_from(extension.egress) {
+        Ok(own::Egress::Allow) => Egress::Allow,
+        Ok(own::Egress::Deny) | Err(_) => Egress::Deny,
+    })
 }
 
 fn encode_egress(egress: Egress) -> Vec<wire::Extension> {
