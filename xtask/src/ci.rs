@@ -230,7 +230,7 @@ fn executables(listing: &str) -> Vec<String> {
 }
 
 fn smoke_bench() -> Result<()> {
-    process::run(bench::prepare(&["--smoke".to_owned()])?.stdin(Stdio::null()))
+    process::run(bench::prepare(&["--quick".to_owned()])?.stdin(Stdio::null()))
 }
 
 #[cfg(test)]

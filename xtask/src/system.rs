@@ -7,60 +7,104 @@ use anyhow::{Result, bail};
 use std::{
     env,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
-/// A program (or a file, when it starts with `/`) and the Debian package that brings it.
+/// Something a job uses, and the Debian package that brings it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Need {
-    /// The program's name as it is looked up, or the absolute path of a file.
-    pub(crate) what: &'static str,
-    /// The Debian package.
-    pub(crate) package: &'static str,
+    what: What,
+    package: &'static str,
 }
 
-const fn need(what: &'static str, package: &'static str) -> Need {
-    Need { what, package }
+/// How it is seen whether it is there.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// By its name, see [`find`].
+    Program(&'static str),
+    /// By its absolute path.
+    File(&'static str),
+    /// The system's Python can import it.
+    Module(&'static str),
 }
+
+impl Need {
+    const fn program(name: &'static str, package: &'static str) -> Self {
+        Self { what: What::Program(name), package }
+    }
+
+    const fn file(path: &'static str, package: &'static str) -> Self {
+        Self { what: What::File(path), package }
+    }
+
+    const fn module(name: &'static str, package: &'static str) -> Self {
+        Self { what: What::Module(name), package }
+    }
+
+    const fn name(&self) -> &'static str {
+        match self.what {
+            What::Program(name) | What::File(name) | What::Module(name) => name,
+        }
+    }
+
+    fn is_present(&self) -> bool {
+        match self.what {
+            What::Program(name) => find(name).is_some(),
+            What::File(path) => Path::new(path).exists(),
+            What::Module(name) => {
+                let mut python = Command::new(PYTHON);
+                python.arg("-c").arg(format!("import {name}")).stdin(Stdio::null()).stderr(Stdio::null());
+                python.status().is_ok_and(|status| status.success())
+            }
+        }
+    }
+}
+
+/// Debian's own Python, whose packages apt-get brings; another one may be first in `PATH`.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
 /// To compile: aws-lc-sys builds its pregenerated C and assembly with the C compiler alone, no cmake, Go or Perl.
-pub(crate) const BUILD: &[Need] = &[need("cc", "gcc"), need("/usr/include/stdio.h", "libc6-dev")];
+pub(crate) const BUILD: &[Need] = &[Need::program("cc", "gcc"), Need::file("/usr/include/stdio.h", "libc6-dev")];
 
 /// To run pods as network namespaces, with real applications in them, and to look at their wire.
 pub(crate) const PODS: &[Need] = &[
-    need("ip", "iproute2"),
-    need("nft", "nftables"),
-    need("tcpdump", "tcpdump"),
-    need("conntrack", "conntrack"),
-    need("nginx", "nginx-light"),
-    need("redis-server", "redis-server"),
-    need("redis-cli", "redis-tools"),
-    need("initdb", "postgresql"),
-    need("psql", "postgresql-client"),
-    need("curl", "curl"),
-    need("openssl", "openssl"),
-    need("nc.openbsd", "netcat-openbsd"),
-    need("socat", "socat"),
-    need("sysctl", "procps"),
-    need("nsenter", "util-linux"),
-    need("setpriv", "util-linux"),
+    Need::program("ip", "iproute2"),
+    Need::program("nft", "nftables"),
+    Need::program("tcpdump", "tcpdump"),
+    Need::program("conntrack", "conntrack"),
+    Need::program("nginx", "nginx-light"),
+    Need::program("redis-server", "redis-server"),
+    Need::program("redis-cli", "redis-tools"),
+    Need::program("initdb", "postgresql"),
+    Need::program("psql", "postgresql-client"),
+    Need::program("curl", "curl"),
+    Need::program("openssl", "openssl"),
+    Need::program("nc.openbsd", "netcat-openbsd"),
+    Need::program("socat", "socat"),
+    Need::program("sysctl", "procps"),
+    Need::program("nsenter", "util-linux"),
+    Need::program("setpriv", "util-linux"),
 ];
 
 /// To measure: load generators, and a virtual environment for Envoy's wheel.
 pub(crate) const BENCH: &[Need] = &[
-    need("wrk", "wrk"),
-    need("iperf3", "iperf3"),
-    need("/usr/bin/python3", "python3"),
-    need("/usr/share/doc/python3-venv", "python3-venv"),
+    Need::program("wrk", "wrk"),
+    Need::program("iperf3", "iperf3"),
+    Need::file(PYTHON, "python3"),
+    Need::module("ensurepip", "python3-venv"),
 ];
+
+/// To see where a proxy's CPU goes (`cargo xtask bench --profile`).
+pub(crate) const PROFILE: &[Need] = &[Need::program("perf", "linux-perf")];
 
 /// Installs what `needs` names and the system lacks; says so, once, before it does.
 pub(crate) fn install(needs: &[&[Need]]) -> Result<()> {
-    let missing: Vec<Need> = needs.iter().flat_map(|list| list.iter()).copied().filter(|need| !present(need)).collect();
+    let missing: Vec<Need> =
+        needs.iter().flat_map(|list| list.iter()).copied().filter(|need: &Need| !need.is_present()).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let programs: Vec<&str> = missing.iter().map(|need| need.what).collect();
+    let programs: Vec<&str> = missing.iter().map(Need::name).collect();
     let mut packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     packages.sort_unstable();
     packages.dedup();
@@ -76,7 +120,7 @@ pub(crate) fn install(needs: &[&[Need]]) -> Result<()> {
         process::as_root("/bin/sh", ["-c", INSTALL, "install"].into_iter().chain(packages.iter().copied()))?
             .stdin(Stdio::null()),
     )?;
-    let still: Vec<&str> = missing.iter().filter(|need| !present(need)).map(|need| need.what).collect();
+    let still: Vec<&str> = missing.iter().filter(|need| !need.is_present()).map(Need::name).collect();
     if !still.is_empty() {
         bail!("apt-get installed {}, but {} cannot be found", packages.join(" "), still.join(", "));
     }
@@ -127,19 +171,16 @@ fn postgresql() -> Vec<PathBuf> {
     versions.flatten().map(|version| version.path().join("bin")).collect()
 }
 
-fn present(need: &Need) -> bool {
-    if need.what.starts_with('/') { Path::new(need.what).exists() } else { find(need.what).is_some() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_there_is_found_and_what_is_not_is_missing() {
-        assert!(present(&need("sh", "dash")));
-        assert!(present(&need("/proc", "none")));
-        assert!(!present(&need("heddle-no-such-program", "none")));
-        assert!(!present(&need("/heddle/no/such/file", "none")));
+        assert!(Need::program("sh", "dash").is_present());
+        assert!(Need::file("/proc", "none").is_present());
+        assert!(!Need::program("heddle-no-such-program", "none").is_present());
+        assert!(!Need::file("/heddle/no/such/file", "none").is_present());
+        assert!(!Need::module("heddle_no_such_module", "none").is_present());
     }
 }

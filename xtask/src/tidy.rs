@@ -6,6 +6,7 @@
 mod arrows;
 mod files;
 mod floors;
+mod reasons;
 mod source;
 
 use crate::process;
@@ -38,6 +39,7 @@ pub(crate) fn run() -> Result<()> {
     let mut problems = arrows::check(&process::metadata()?);
     problems.extend(floors::check(&sources));
     problems.extend(files::check(&sources));
+    problems.extend(reasons::check(&sources));
     problems.sort();
     for problem in &problems {
         println!("{problem}");
