@@ -85,7 +85,11 @@ pub struct ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.mistakes.len();
-        write!(f, "{count} {} in the options (--help explains each):", if count == 1 { "mistake" } else { "mistakes" })?;
+        write!(
+            f,
+            "{count} {} in the options (--help explains each):",
+            if count == 1 { "mistake" } else { "mistakes" }
+        )?;
         self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
     }
 }

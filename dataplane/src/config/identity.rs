@@ -1,6 +1,8 @@
 //! Who the proxy is, and which controller it asks.
 
 use super::Checks;
+use heddle_controller_client::{Discovery, Node, Settings};
+use heddle_init_abi::OWN_MARK;
 use heddle_mesh::identity::{SpiffeId, TrustDomain};
 use rustls_pki_types::ServerName;
 use serde::Serialize;
@@ -98,16 +100,27 @@ pub struct Identity {
     pub discovery: Discovery,
 }
 
-/// How much of the mesh a proxy asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Discovery {
-    /// What its pod talks to, when it does.
-    OnDemand,
-    /// All of it, beforehand.
-    Wildcard,
-}
-
 impl Identity {
+    /// What the controller's client needs to know, with the packet mark that keeps its sockets out of capture.
+    pub fn controller_settings(&self) -> Settings {
+        let node = Node {
+            pod_name: self.pod_name.clone(),
+            namespace: self.pod_namespace.clone(),
+            service_account: self.service_account.clone(),
+            ips: self.pod_ips.clone(),
+            node_name: self.node_name.clone(),
+            cluster_id: self.cluster_id.clone(),
+            network: self.network.clone(),
+        };
+        let (address, name) = (self.controller_address.to_string(), &self.controller_name);
+        let (root_cert, token) = (self.controller_root_cert.clone(), self.token_file.clone());
+        Settings {
+            discovery: self.discovery,
+            socket_mark: Some(OWN_MARK),
+            ..Settings::new(&address, name, root_cert, token, node)
+        }
+    }
+
     pub(super) fn check(args: &IdentityArgs, checks: &mut Checks) -> Option<Self> {
         let pod_name = required_name(checks, "--pod-name", args.pod_name.as_deref(), "metadata.name");
         let pod_namespace =

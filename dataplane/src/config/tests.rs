@@ -2,6 +2,7 @@
 
 use super::*;
 use clap::{CommandFactory, Parser};
+use heddle_controller_client::Discovery;
 use std::net::IpAddr;
 
 const NEEDED: [&str; 8] =
@@ -15,7 +16,7 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!(config.identity.pod_ips, ips);
     assert_eq!(config.identity.controller_address.to_string(), "heddle-controller.heddle-system.svc:15012");
     assert_eq!(config.identity.controller_name, "heddle-controller.heddle-system.svc");
-    assert_eq!(config.identity.discovery, identity::Discovery::OnDemand);
+    assert_eq!(config.identity.discovery, Discovery::OnDemand);
     assert_eq!(config.identity.certificate_ttl, Duration::from_secs(86_400));
     assert_eq!(config.listen.workers.get(), 1);
     assert_eq!(config.listen.capture_probe, Some(Duration::from_secs(5)));
@@ -50,9 +51,13 @@ fn what_is_given_wins() {
     assert_eq!(config.listen.workers.get(), 4);
     assert_eq!(config.listen.capture_probe, None);
     assert_eq!(config.telemetry.access_log, telemetry::AccessLogFormat::Off);
-    assert_eq!(config.identity.discovery, identity::Discovery::Wildcard);
+    assert_eq!(config.identity.discovery, Discovery::Wildcard);
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(5_400));
     assert_eq!(config.identity.spiffe_id.trust_domain().as_str(), "example.org");
+    let settings = config.identity.controller_settings();
+    assert_eq!((settings.address.as_str(), settings.server_name.as_str()), ("[fd00::2]:15012", "ctl.example"));
+    assert_eq!((settings.node.pod_name.as_str(), settings.node.ips.len()), ("web-0", 2));
+    assert_eq!(settings.socket_mark, Some(heddle_init_abi::OWN_MARK));
 }
 
 #[test]
