@@ -1,15 +1,18 @@
-//! `cargo xtask docs`: writes `docs/configuration.md` from the `--help` of the binaries.
+//! `cargo xtask docs`: writes what the sources already say: `docs/configuration.md` from the `--help` of the binaries, and
+//! the list of scenarios in `docs/testing.md` from the tests.
 //!
-//! The options are documented once, where they are parsed; the page is what the binaries say of themselves.
+//! Each thing is documented once, where it is made; `--check` finds the pages that have fallen behind.
 
 mod help;
+mod scenarios;
 
 use crate::{demo, process, system};
 use anyhow::{Context, Result, bail};
 use help::Help;
 use std::{env, fs, path::Path, process::Command, process::Stdio};
 
-const PAGE: &str = "docs/configuration.md";
+const CONFIGURATION: &str = "docs/configuration.md";
+const TESTING: &str = "docs/testing.md";
 
 const BINARIES: [&str; 3] = ["heddle-init", "heddle-proxy", "heddle-controller"];
 
@@ -20,25 +23,39 @@ Every option of every binary: a flag, and the environment variable beside it. A 
 Written by `cargo xtask docs` from the binaries' `--help`; edit the options' documentation in the sources instead.
 ";
 
-/// Writes the page.
+/// Writes the pages.
 pub(crate) fn write() -> Result<()> {
-    let page = page()?;
-    fs::write(process::root().join(PAGE), page).with_context(|| format!("cannot write {PAGE}"))
-}
-
-/// Compares the page with what would be written.
-pub(crate) fn check() -> Result<()> {
-    let (page, path) = (page()?, process::root().join(PAGE));
-    let there = fs::read_to_string(path).with_context(|| format!("cannot read {PAGE}"))?;
-    if there == page {
-        return Ok(());
+    for (path, page) in pages()? {
+        fs::write(process::root().join(path), page).with_context(|| format!("cannot write {path}"))?;
     }
-    let differs = there.lines().zip(page.lines()).position(|(old, new)| old != new);
-    let line = differs.unwrap_or_else(|| there.lines().count().min(page.lines().count())) + 1;
-    bail!("{PAGE}:{line} is not what the binaries say; run `cargo xtask docs` and commit the page");
+    Ok(())
 }
 
-fn page() -> Result<String> {
+/// Compares the pages with what would be written.
+pub(crate) fn check() -> Result<()> {
+    for (path, page) in pages()? {
+        let there = fs::read_to_string(process::root().join(path)).with_context(|| format!("cannot read {path}"))?;
+        if there != page {
+            let line = first_difference(&there, &page);
+            bail!("{path}:{line} is not what the sources say; run `cargo xtask docs` and commit the page");
+        }
+    }
+    Ok(())
+}
+
+/// The first line, from 1, that two different texts do not share.
+fn first_difference(left: &str, right: &str) -> usize {
+    let differs = left.lines().zip(right.lines()).position(|(left, right)| left != right);
+    differs.unwrap_or_else(|| left.lines().count().min(right.lines().count())) + 1
+}
+
+fn pages() -> Result<[(&'static str, String); 2]> {
+    let root = process::root();
+    let testing = fs::read_to_string(root.join(TESTING)).with_context(|| format!("cannot read {TESTING}"))?;
+    Ok([(CONFIGURATION, configuration()?), (TESTING, scenarios::renew(&testing, &root.join("e2e/tests/it"))?)])
+}
+
+fn configuration() -> Result<String> {
     system::install(&[system::BUILD])?;
     demo::build(&[])?;
     let binaries = process::target_directory()?.join("debug");

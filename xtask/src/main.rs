@@ -24,7 +24,7 @@ Jobs
   ci                  every check of the first tier; `ci --full` adds the long ones, `ci --only STEP` runs one
   bench [-- OPTIONS]  direct, Heddle and Envoy side by side (release build)
   tidy                the rules of the source tree: who may use whom, file and function sizes, first lines
-  docs [--check]      writes docs/configuration.md from the binaries' --help; --check only compares
+  docs [--check]      writes docs/configuration.md and the list in docs/testing.md from the sources; --check only compares
 
 Each job installs the system packages that it lacks (Debian, as root or with sudo) and says so.
 
