@@ -141,8 +141,9 @@ impl Index {
             if let Coverage::OnDemand { absent } = &self.mesh.coverage
                 && absent.len() >= ABSENT_MAX
             {
-                // The next insertion forgets them all, so we stop following them, too.
-                change.unsubscribe.extend(absent.iter().map(|address| address_name(&shared.network, *address)));
+                // The next insertion forgets them all, so we stop following them, too; but for our own.
+                let others = absent.iter().filter(|address| !self.publisher.is_own(**address));
+                change.unsubscribe.extend(others.map(|address| address_name(&shared.network, *address)));
             }
             self.mesh.insert_absent(address);
             change.changed = true;

@@ -160,6 +160,11 @@ impl Publisher {
         self.published.send_replace(Published { mesh: Arc::new(mesh), own, readiness });
     }
 
+    /// Whether this is an address of our own pod.
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        self.node.ips.iter().any(|ip| ip.to_canonical() == address)
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
