@@ -2,13 +2,14 @@
 //!
 //! A step that fails does not stop those that do not need it; one run names everything that is wrong.
 
-use crate::{bench, demo, deny, docs, process, system, tidy};
+mod programs;
+
+use crate::{bench, deny, docs, process, system, tidy};
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 use std::{
     env,
     path::PathBuf,
-    process::{Command, ExitCode, Stdio},
+    process::{ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -90,10 +91,10 @@ const STEPS: &[Step] = &[
     }),
     step("deny", "licences, duplicates, bans", |options| deny::policy(options.full).map(Outcome::from)),
     step("clippy", "clippy, warnings are errors", |_| passed(clippy())).after("system"),
-    step("build", "the binaries", |_| passed(demo::build(&[]))).after("system"),
-    step("docs", "the generated pages are current", |_| passed(docs::check())).after("build"),
-    step("test", "unit tests, and stages in one process", |_| passed(test())).after("system"),
-    step("e2e", "the product in network namespaces", |options| passed(e2e(options.full))).after("build"),
+    step("build", "the binaries and the test programs", |_| passed(programs::build())).after("system"),
+    step("docs", "the generated pages are current", |_| passed(docs::compare())).after("build"),
+    step("test", "unit tests, and stages in one process", |_| passed(programs::unit())).after("build"),
+    step("e2e", "the product in network namespaces", |options| passed(programs::e2e(options.full))).after("build"),
     step("rustdoc", "the API docs, warnings are errors", |_| passed(rustdoc())).after("system"),
     step("bench", "a short bench beside Envoy", |_| passed(smoke_bench())).after("build").full(),
 ];
@@ -191,42 +192,9 @@ fn clippy() -> Result<()> {
     process::run(&mut process::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
 }
 
-fn test() -> Result<()> {
-    process::run(&mut process::cargo(["test", "--workspace", "--exclude", "heddle-e2e"]))
-}
-
 fn rustdoc() -> Result<()> {
     let mut command = process::cargo(["doc", "--workspace", "--no-deps", "--document-private-items"]);
     process::run(command.env("RUSTDOCFLAGS", "-D warnings"))
-}
-
-/// Builds the scenarios as the user who called, and runs them as root: only they make network namespaces.
-fn e2e(full: bool) -> Result<()> {
-    let tier = if full { "HEDDLE_TIER=full" } else { "HEDDLE_TIER=ci" };
-    let listing =
-        process::output(&mut process::cargo(["test", "-p", "heddle-e2e", "--no-run", "--message-format", "json"]))?;
-    let executables = executables(&listing);
-    if executables.is_empty() {
-        bail!("heddle-e2e has no tests");
-    }
-    let folder = process::root().join("e2e");
-    for executable in executables {
-        let mut command: Command = process::as_root("env", [tier, &executable, "--test-threads", E2E_THREADS])?;
-        // As `cargo test` does it: in the package's folder, which the variable names.
-        command.current_dir(&folder).env("CARGO_MANIFEST_DIR", &folder).stdin(Stdio::null());
-        process::run(&mut command)?;
-    }
-    Ok(())
-}
-
-/// A scenario has about a dozen processes that mostly wait; more at once on two cores make its deadlines tight.
-const E2E_THREADS: &str = "2";
-
-/// The test programs that `cargo test --no-run --message-format json` says it has built.
-fn executables(listing: &str) -> Vec<String> {
-    let messages = listing.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let tests = messages.filter(|message| message["profile"]["test"] == true);
-    tests.filter_map(|message| message["executable"].as_str().map(str::to_owned)).collect()
 }
 
 fn smoke_bench() -> Result<()> {
@@ -271,14 +239,5 @@ mod tests {
                 assert!(STEPS[..index].iter().any(|earlier| earlier.name == needed), "{} needs {needed}", step.name);
             }
         }
-    }
-
-    #[test]
-    fn only_test_programs_are_run() {
-        let listing = r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/it-1"}
-{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/heddle-demo"}
-{"reason":"compiler-artifact","profile":{"test":true},"executable":null}
-{"reason":"build-finished","success":true}"#;
-        assert_eq!(executables(listing), ["/t/it-1"]);
     }
 }

@@ -25,6 +25,7 @@ Written by `cargo xtask docs` from the binaries' `--help`; edit the options' doc
 
 /// Writes the pages.
 pub(crate) fn write() -> Result<()> {
+    build()?;
     for (path, page) in pages()? {
         fs::write(process::root().join(path), page).with_context(|| format!("cannot write {path}"))?;
     }
@@ -33,6 +34,17 @@ pub(crate) fn write() -> Result<()> {
 
 /// Compares the pages with what would be written.
 pub(crate) fn check() -> Result<()> {
+    build()?;
+    compare()
+}
+
+fn build() -> Result<()> {
+    system::install(&[system::BUILD])?;
+    demo::build(&[])
+}
+
+/// Compares the pages with what the binaries, which are built already, and the sources say.
+pub(crate) fn compare() -> Result<()> {
     for (path, page) in pages()? {
         let there = fs::read_to_string(process::root().join(path)).with_context(|| format!("cannot read {path}"))?;
         if there != page {
@@ -56,8 +68,6 @@ fn pages() -> Result<[(&'static str, String); 2]> {
 }
 
 fn configuration() -> Result<String> {
-    system::install(&[system::BUILD])?;
-    demo::build(&[])?;
     let binaries = process::target_directory()?.join("debug");
     let mut page = HEAD.to_owned();
     for name in BINARIES {
