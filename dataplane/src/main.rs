@@ -1,2 +1,25 @@
-//! Being written.
-fn main() {}
+//! `heddle-proxy`: the sidecar's arguments, and its exit code.
+
+use clap::Parser;
+use heddle_dataplane::{
+    app,
+    config::{Args, Config},
+};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let config = match Config::try_from(Args::parse()) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return ExitCode::from(2);
+        }
+    };
+    match app::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("heddle-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

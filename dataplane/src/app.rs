@@ -1,0 +1,241 @@
+//! Builds every part in order, owns the tasks, and shuts them down in reverse.
+//!
+//! One thread, the caller's, is the control plane: discovery, certificates, admin, signals. Each worker is a thread of its
+//! own; what they share are snapshots, counters and the drain.
+
+mod worker;
+
+use crate::{
+    admin::{self, Readiness},
+    capture::{Capture, CaptureError, probe::Probes},
+    config::{Config, telemetry::AccessLogFormat},
+    drain::Drain,
+    identity::{self, Svid},
+    listener::ConnectionLimit,
+    socket::SocketOptions,
+    telemetry::{
+        access_log::{AccessLog, Sink},
+        log,
+        metrics::Metrics,
+    },
+};
+use anyhow::Context;
+use heddle_controller_client::{CertificateClient, Snapshots};
+use heddle_init_abi::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+/// Everything that workers share with each other and with the control thread.
+#[derive(Debug, Clone)]
+struct Shared {
+    config: Arc<Config>,
+    capture: Capture,
+    snapshots: Snapshots,
+    svids: watch::Receiver<Option<Arc<Svid>>>,
+    probes: Probes,
+    limit: ConnectionLimit,
+    sink: Sink,
+    drain: Drain,
+}
+
+/// The listeners of one worker, one a family where the kernel has both.
+#[derive(Debug, Default)]
+struct Listeners {
+    outbound: Vec<TcpListener>,
+    inbound: Vec<TcpListener>,
+    hbone: Vec<TcpListener>,
+}
+
+/// Runs the proxy until SIGTERM or SIGINT, then drains it.
+///
+/// # Errors
+/// What could not be set up: a listener, a thread, an option that does not fit this pod.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let log_level = log::start(&config.telemetry.log_filter);
+    let control = Builder::new_current_thread().enable_all().build().context("cannot start the control runtime")?;
+    let config = Arc::new(config);
+    let metrics = Metrics::new();
+    count_panics(&metrics);
+
+    let (access_log, access_log_thread) = match config.telemetry.access_log {
+        AccessLogFormat::Json => {
+            let (log, thread) = AccessLog::start().context("cannot start the access log's thread")?;
+            (Some(log), Some(thread))
+        }
+        AccessLogFormat::Off => (None, None),
+    };
+
+    let result = control.block_on(serve(config, metrics, access_log, log_level));
+    drop(control);
+    if let Some(thread) = access_log_thread {
+        // Every sender is gone by now, so that the thread ends when its queue is written.
+        let _ = thread.join();
+    }
+    result
+}
+
+async fn serve(
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    access_log: Option<AccessLog>,
+    log_level: log::LogLevel,
+) -> anyhow::Result<()> {
+    let (snapshots, client) = heddle_controller_client::connect(config.identity.controller_settings());
+    let (svid_sender, svids) = watch::channel(None);
+    let readiness = Readiness::default();
+    let options =
+        SocketOptions { keepalive: config.limits.tcp_keepalive, user_timeout: config.limits.tcp_user_timeout };
+    let shared = Shared {
+        capture: Capture::tproxy(options),
+        snapshots: snapshots.clone(),
+        svids: svids.clone(),
+        probes: Probes::default(),
+        limit: ConnectionLimit::new(config.limits.connections_max),
+        sink: Sink { metrics: metrics.clone(), log: access_log },
+        drain: Drain::default(),
+        config: config.clone(),
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let workers = start_workers(&shared)?;
+
+    let admin = admin::Admin {
+        config: config.clone(),
+        snapshots: snapshots.clone(),
+        svids,
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        log_level,
+    };
+    let listening = admin.listen().context("cannot listen for the admin, metrics and readiness ports")?;
+    let identity = identity::controller::Source::new(
+        config.identity.spiffe_id.clone(),
+        config.identity.certificate_ttl,
+        CertificateClient::new(&config.identity.controller_settings()),
+        svid_sender,
+        metrics,
+        readiness.clone(),
+    );
+    let mut control = JoinSet::new();
+    control.spawn(async move { match client.run().await {} });
+    control.spawn(identity.run());
+    control.spawn(listening.run());
+    control.spawn(watch_config(snapshots, readiness.clone()));
+    control.spawn(watch_capture(shared.probes.clone(), config.listen.capture_probe, readiness.clone()));
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+    }
+    readiness.draining();
+    drain(&shared, workers).await;
+    control.shutdown().await;
+    Ok(())
+}
+
+/// Two stages: first nothing new comes in and what is open may finish, then the rest is cut.
+async fn drain(shared: &Shared, workers: Vec<JoinHandle<()>>) {
+    shared.drain.start();
+    let finished = async {
+        let mut look = interval(DRAIN_LOOK);
+        while shared.limit.open() > 0 {
+            look.tick().await;
+        }
+    };
+    let begun = Instant::now();
+    match timeout(shared.config.limits.drain_timeout, finished).await {
+        Ok(()) => tracing::info!(after = ?begun.elapsed(), "drained: every connection has finished"),
+        Err(_) => tracing::warn!(open = shared.limit.open(), "drain timeout: the remaining connections are cut"),
+    }
+    shared.drain.cut();
+    for worker in workers {
+        if worker.join().is_err() {
+            tracing::error!("a worker ended by a panic");
+        }
+    }
+}
+
+fn start_workers(shared: &Shared) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let count = shared.config.listen.workers.get();
+    let listeners = (0..count).map(|_| Listeners::open(&shared.capture)).collect::<Result<Vec<_>, _>>()?;
+    let start = |(number, listeners)| {
+        let shared = Shared { drain: shared.drain.child(), ..shared.clone() };
+        let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+        thread.spawn(move || worker::run(shared, listeners)).context("cannot start a worker's thread")
+    };
+    listeners.into_iter().enumerate().map(start).collect()
+}
+
+impl Listeners {
+    fn open(capture: &Capture) -> Result<Self, CaptureError> {
+        let mut listeners = Self::default();
+        for (port, of_port) in [
+            (OUTBOUND_PORT, &mut listeners.outbound),
+            (INBOUND_PORT, &mut listeners.inbound),
+            (HBONE_PORT, &mut listeners.hbone),
+        ] {
+            of_port.push(capture.listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?);
+            match capture.listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+                Ok(listener) => of_port.push(listener),
+                Err(error) if error.no_ipv6() => tracing::info!(port, "the kernel has no IPv6: IPv4 only"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(listeners)
+    }
+}
+
+/// Keeps the readiness condition "config".
+async fn watch_config(mut snapshots: Snapshots, readiness: Readiness) {
+    loop {
+        readiness.config(snapshots.ready().map_err(|reason| reason.to_string()));
+        snapshots.changed().await;
+    }
+}
+
+/// Keeps the readiness condition "capture".
+async fn watch_capture(probes: Probes, every: Option<Duration>, readiness: Readiness) {
+    let Some(every) = every else {
+        readiness.capture(Ok(()));
+        return;
+    };
+    let mut look = interval(every);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before = None;
+    loop {
+        look.tick().await;
+        let verdict = probes.verify().await.map_err(|error| error.to_string());
+        if before.as_ref() != Some(&verdict) {
+            match &verdict {
+                Ok(()) => tracing::info!("outbound capture works"),
+                Err(reason) => tracing::error!("{reason}"),
+            }
+            before = Some(verdict.clone());
+        }
+        readiness.capture(verdict);
+    }
+}
+
+/// A panic ends one connection's task only; it must still be seen.
+fn count_panics(metrics: &Arc<Metrics>) {
+    let metrics = metrics.clone();
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        metrics.panicked();
+        print(info);
+    }));
+}
+
+/// How often the drain looks whether connections are left.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
