@@ -1,18 +1,18 @@
 //! What is measured: a client's pod, a server's pod with nginx, and what stands between them.
 
-use crate::{envoy, ground::Ground, heddle, http, web};
+use crate::{envoy, http, web};
 use anyhow::{Context, Result, ensure};
-use heddle_e2e::{process::Process, wait};
-use std::{fmt, fs, net::SocketAddr, path::Path};
+use heddle_e2e::{Family, Pod, TestMesh, process::Process, wait};
+use std::{fmt, net::SocketAddr};
 
 /// One of the ways from client to server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
     /// No proxy and no capture.
     Direct,
-    /// Heddle: capture, a proxy at each side, a controller.
+    /// Heddle: capture, a proxy at each side, a controller; strict mutual TLS.
     Heddle,
-    /// Envoy: the same capture, a sidecar with `tcp_proxy` at each side.
+    /// Envoy: the same capture, a sidecar with `tcp_proxy` at each side; mutual TLS.
     Envoy,
 }
 
@@ -36,98 +36,122 @@ impl fmt::Display for Subject {
     }
 }
 
-/// The two proxies of a subject.
-#[derive(Debug)]
-pub(crate) struct Proxies {
-    /// In the client's pod.
-    pub(crate) client: Process,
-    /// In the server's pod.
-    pub(crate) server: Process,
-}
-
-impl Proxies {
-    /// The client's, then the server's.
-    pub(crate) fn pids(&self) -> [u32; 2] {
-        [self.client.pid(), self.server.pid()]
-    }
-}
-
-/// A subject brought up, checked once. Everything ends when it is dropped.
+/// A subject brought up and checked. Everything ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Bed {
     /// Which way this is.
     pub(crate) subject: Subject,
-    /// What stands between the pods; nothing for [`Subject::Direct`].
-    pub(crate) proxies: Option<Proxies>,
-    // Processes before the ground: they end before their namespaces.
+    /// Where the load comes from.
+    pub(crate) client: Pod,
+    server: Pod,
     web: Process,
-    _controller: Option<Process>,
-    /// The pods.
-    pub(crate) ground: Ground,
+    sidecars: Option<envoy::Sidecars>,
+    // Last: processes end before their namespaces.
+    _mesh: TestMesh,
 }
 
 impl Bed {
-    /// Brings it up below `folder` and checks that it answers, and that its wire is as readable as it must be.
+    /// Brings it up, and checks that it answers and that its wire is as readable as it must be.
     ///
     /// # Errors
     /// What failed, with what the part that failed said.
-    pub(crate) fn start(subject: Subject, folder: &Path, envoy: &Path) -> Result<Self> {
-        let bed = Self::bring_up(subject, folder, envoy).with_context(|| format!("bringing up {subject}"))?;
-        bed.check(folder).with_context(|| format!("checking {subject} before the bench"))?;
+    pub(crate) fn start(subject: Subject, envoy: &envoy::Binary) -> Result<Self> {
+        let bed = Self::bring_up(subject, envoy).with_context(|| format!("bringing up {subject}"))?;
+        bed.check().with_context(|| format!("checking {subject} before the rounds: {}", bed.last_words()))?;
         Ok(bed)
     }
 
-    fn bring_up(subject: Subject, folder: &Path, envoy: &Path) -> Result<Self> {
-        fs::create_dir_all(folder)?;
-        let ground = Ground::create(subject.name())?;
-        let web = web::start(&ground.server, folder)?;
-        ground.wait_for_listener(web::PORT)?;
-        let (controller, proxies) = match subject {
-            Subject::Direct => (None, None),
+    fn bring_up(subject: Subject, envoy: &envoy::Binary) -> Result<Self> {
+        let builder = TestMesh::builder(Family::V4).test("bench");
+        let (mesh, pods) = match subject {
             Subject::Heddle => {
-                let (controller, proxies) = heddle::start(&ground, folder)?;
-                (Some(controller), Some(proxies))
+                let mesh = builder.build()?;
+                let pods = ["client", "server"].map(|name| mesh.pod(name).proxy_args(&["--workers", "1"]).start());
+                (mesh, pods)
             }
-            Subject::Envoy => (None, Some(envoy::start(&ground, folder, envoy)?)),
+            Subject::Direct | Subject::Envoy => {
+                let mesh = builder.without_controller().build()?;
+                let pods = ["client", "server"].map(|name| mesh.pod(name).uncaptured().start());
+                (mesh, pods)
+            }
         };
-        Ok(Self { subject, proxies, web, _controller: controller, ground })
+        let [client, server] = pods;
+        let (client, server) = (client?, server?);
+        for pod in [&client, &server] {
+            pod.netns().sysctl("net/ipv4/tcp_congestion_control", CONGESTION_CONTROL)?;
+        }
+        let web = web::start(&server)?;
+        let sidecars = match subject {
+            Subject::Envoy => Some(envoy::Sidecars::start(envoy, &client, &server)?),
+            Subject::Direct | Subject::Heddle => None,
+        };
+        Ok(Self { subject, client, server, web, sidecars, _mesh: mesh })
     }
 
     /// Where the application listens, as the client dials it.
-    pub(crate) fn application() -> SocketAddr {
-        SocketAddr::new(Ground::server_address(), web::PORT)
+    pub(crate) fn application(&self) -> SocketAddr {
+        self.server.at(web::PORT)
     }
 
-    /// The processes that carry a request: application and proxies.
-    pub(crate) fn pids(&self) -> Vec<u32> {
-        let proxies = self.proxies.iter().flat_map(Proxies::pids);
-        proxies.chain([self.web.pid()]).collect()
+    /// The client's and the server's proxy; none without proxies.
+    ///
+    /// # Errors
+    /// When a proxy does not run.
+    pub(crate) fn proxies(&self) -> Result<Option<[u32; 2]>> {
+        match (self.subject, &self.sidecars) {
+            (Subject::Heddle, _) => Ok(Some([self.client.proxy().pid()?, self.server.proxy().pid()?])),
+            (_, Some(sidecars)) => Ok(Some(sidecars.pids())),
+            (_, None) => Ok(None),
+        }
     }
 
-    /// One GET through everything. The first may come before a proxy has its identity, so it is tried again.
-    fn check(&self, folder: &Path) -> Result<()> {
-        wait::until_true("an answer to a GET", wait::PATIENCE, || {
-            self.ground.client.run(|| http::get_once(Self::application(), web::SMALL).is_ok())
-        })
-        .with_context(|| self.last_words())?;
-        let traffic = self.ground.on_the_wire(folder, || {
-            let body = self.ground.client.run(|| http::get_once(Self::application(), web::SMALL))??;
-            ensure!(body.len() == web::SMALL_BYTES, "a page of {} bytes", body.len());
-            Ok(())
-        })?;
+    /// The processes that carry a request: proxies and application.
+    ///
+    /// # Errors
+    /// When a proxy does not run.
+    pub(crate) fn pids(&self) -> Result<Vec<u32>> {
+        Ok(self.proxies()?.into_iter().flatten().chain([self.web.pid()]).collect())
+    }
+
+    /// One GET through everything, with an eye on the wire.
+    fn check(&self) -> Result<()> {
+        let get = || self.client.run(|| http::get_once(self.application(), web::SMALL))?;
+        let mut refused = None;
+        let answered = wait::until_true("an answer to a GET", wait::PATIENCE, || {
+            refused = get().err();
+            Ok(refused.is_none())
+        });
+        answered.with_context(|| format!("the last try: {:?}", refused.unwrap_or_else(|| anyhow::anyhow!("none"))))?;
+        let tap = self.server.capture()?;
+        let page = get()?;
+        let traffic = tap.finish()?;
+        ensure!(page.len() == web::SMALL_BYTES, "a page of {} bytes instead of {}", page.len(), web::SMALL_BYTES);
         match self.subject {
             // The positive control: the same look finds the page where nothing hides it.
             Subject::Direct => {
-                ensure!(traffic.occurrences(web::MARKER) > 0, "the page is not readable without a proxy")
+                ensure!(traffic.occurrences(web::MARKER) > 0, "the page is not readable without a proxy");
+                Ok(())
             }
-            Subject::Heddle | Subject::Envoy => traffic.check_encrypted(web::MARKER)?,
+            Subject::Heddle | Subject::Envoy => traffic.check_encrypted(web::MARKER),
         }
-        Ok(())
+    }
+
+    /// TLS version and cipher between the proxies, where their log tells.
+    pub(crate) fn cipher(&self) -> Option<String> {
+        self.sidecars.as_ref()?.cipher()
     }
 
     /// What the proxies said last on standard error.
     fn last_words(&self) -> String {
-        let said = |proxies: &Proxies| format!("{}\n{}", proxies.client.last_words(), proxies.server.last_words());
-        self.proxies.as_ref().map(said).unwrap_or_default()
+        match (self.subject, &self.sidecars) {
+            (Subject::Heddle, _) => {
+                format!("{}\n{}", self.client.proxy().last_words(), self.server.proxy().last_words())
+            }
+            (_, Some(sidecars)) => sidecars.last_words(),
+            (_, None) => self.web.last_words(),
+        }
     }
 }
+
+/// The kernel's default may be BBR, whose pacing hides what a proxy costs in bulk.
+pub(crate) const CONGESTION_CONTROL: &str = "reno";

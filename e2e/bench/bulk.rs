@@ -42,8 +42,8 @@ impl Report {
 pub(crate) fn run(bed: &Bed, seconds: u32) -> Result<Report> {
     let start = Instant::now();
     let end = start + Duration::from_secs(u64::from(seconds));
-    let counts = bed.ground.client.run(|| {
-        let sockets = (0..STREAMS).map(|_| http::connect(Bed::application())).collect::<Result<Vec<_>>>()?;
+    let counts = bed.client.run(|| {
+        let sockets = (0..STREAMS).map(|_| http::connect(bed.application())).collect::<Result<Vec<_>>>()?;
         thread::scope(|scope| {
             let fetches: Vec<_> =
                 sockets.into_iter().map(|socket| scope.spawn(move || fetch_until(socket, end))).collect();

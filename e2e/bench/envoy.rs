@@ -3,9 +3,12 @@
 //! The lower bound of an Istio sidecar: no control plane, no filter but `tcp_proxy`. It gets what Heddle has, too: capture by
 //! `heddle-init`, TLS 1.3 with P-256 certificates and a check of the peer's SPIFFE ID, one worker, an access log in JSON.
 
-use crate::{bed::Proxies, ground::Ground, web};
+use crate::web;
 use anyhow::{Context, Result, ensure};
-use heddle_e2e::process::{Launch, Process, Rights};
+use heddle_e2e::{
+    Pod,
+    process::{Launch, Process, Rights},
+};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -25,7 +28,7 @@ const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions";
 
 /// Which of the two sidecars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+enum Side {
     /// Takes captured connections and opens TLS.
     Client,
     /// Takes TLS and dials the application.
@@ -34,7 +37,7 @@ pub(crate) enum Side {
 
 impl Side {
     /// Of files and of the service account.
-    pub(crate) const fn name(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Server => "server",
@@ -49,18 +52,36 @@ impl Side {
     }
 }
 
-/// The version as `envoy --version` prints it: `1.40.0`, or the whole line if it looks different.
-pub(crate) fn version(binary: &Path) -> Result<String> {
-    let output = Command::new(binary).arg("--version").output().with_context(|| {
-        format!("{}: Envoy does not start; `cargo xtask bench` installs it, or name one with --envoy", binary.display())
-    })?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find(|line| line.contains("version")).unwrap_or_default().trim();
-    Ok(line.split('/').nth(1).unwrap_or(line).to_owned())
+/// An installed Envoy.
+#[derive(Debug)]
+pub(crate) struct Binary {
+    /// Where it is.
+    path: PathBuf,
+}
+
+impl Binary {
+    /// The one at `path`; nothing is checked before it is used.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The version, as in `1.40.0`, or the whole line of `envoy --version` if that looks different.
+    ///
+    /// # Errors
+    /// When it cannot be run, with the way out.
+    pub(crate) fn version(&self) -> Result<String> {
+        let output = Command::new(&self.path).arg("--version").output().with_context(|| {
+            let way_out = "`cargo xtask bench` installs it, --envoy names another, --only direct,heddle does without";
+            format!("{}: Envoy does not start; {way_out}", self.path.display())
+        })?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find(|line| line.contains("version")).unwrap_or_default().trim();
+        Ok(line.split('/').find(|part| part.contains('.') && !part.contains(' ')).unwrap_or(line).to_owned())
+    }
 }
 
 /// Makes a CA and one certificate for each side in `folder`, with openssl(1): P-256, SPIFFE URI as the only name.
-pub(crate) fn certificates(folder: &Path) -> Result<()> {
+fn certificates(folder: &Path) -> Result<()> {
     let openssl = |arguments: &str| {
         let mut command = Command::new("openssl");
         command.args(arguments.split_ascii_whitespace()).current_dir(folder).stdin(Stdio::null());
@@ -87,7 +108,7 @@ pub(crate) fn certificates(folder: &Path) -> Result<()> {
 }
 
 /// Writes one side's bootstrap file; `application` is where the client dials and the server's sidecar forwards.
-pub(crate) fn bootstrap(folder: &Path, side: Side, application: SocketAddr) -> Result<PathBuf> {
+fn bootstrap(folder: &Path, side: Side, application: SocketAddr) -> Result<PathBuf> {
     let tls_address = SocketAddr::new(application.ip(), TLS_PORT);
     let (listener, upstream) = match side {
         Side::Client => (outbound_listener(folder, application), cluster(folder, tls_address, true)),
@@ -99,36 +120,56 @@ pub(crate) fn bootstrap(folder: &Path, side: Side, application: SocketAddr) -> R
     Ok(path)
 }
 
-/// Starts both sidecars, with the rights of Heddle's proxy.
-///
-/// # Errors
-/// When a file cannot be written or Envoy cannot be started.
-pub(crate) fn start(ground: &Ground, folder: &Path, binary: &Path) -> Result<Proxies> {
-    certificates(folder)?;
-    ground.capture()?;
-    let application = SocketAddr::new(Ground::server_address(), web::PORT);
-    let sidecar = |side: Side| -> Result<Process> {
-        let (pod, bootstrap) = match side {
-            Side::Client => (&ground.client, bootstrap(folder, side, application)?),
-            Side::Server => (&ground.server, bootstrap(folder, side, application)?),
-        };
-        Launch::new(pod, binary, Rights::Capability("net_raw"))
-            .args(["-c".as_ref(), bootstrap.as_os_str()])
-            .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"])
-            .spawn(&folder.join(side.name()))
-    };
-    Ok(Proxies { client: sidecar(Side::Client)?, server: sidecar(Side::Server)? })
+/// Both sidecars, running.
+#[derive(Debug)]
+pub(crate) struct Sidecars {
+    client: Process,
+    server: Process,
+    server_log: PathBuf,
 }
 
-/// TLS version and cipher of the connections that the server's sidecar logged below `run`; Envoy writes its log late.
-pub(crate) fn cipher(run: &Path) -> Option<String> {
-    let log = fs::read_to_string(access_log(&run.join("envoy"), Side::Server)).ok()?;
-    let entry: Value = serde_json::from_str(log.lines().next()?).ok()?;
-    Some(format!("{} {}", entry["tls"].as_str()?, entry["cipher"].as_str()?))
+impl Sidecars {
+    /// Captures both pods as their init containers would, and starts both sidecars with the rights of Heddle's proxy.
+    ///
+    /// # Errors
+    /// When init refuses, a file cannot be written or Envoy cannot be started.
+    pub(crate) fn start(binary: &Binary, client: &Pod, server: &Pod) -> Result<Self> {
+        let folder = client.folder().join("envoy");
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        certificates(&folder)?;
+        let application = server.at(web::PORT);
+        let sidecar = |pod: &Pod, side: Side| -> Result<Process> {
+            pod.init("apply")?.success()?;
+            let bootstrap = bootstrap(&folder, side, application)?;
+            Launch::new(pod.netns(), &binary.path, Rights::Capability("net_raw"))
+                .args(["-c".as_ref(), bootstrap.as_os_str()])
+                .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"])
+                .spawn(&folder.join(side.name()))
+        };
+        let (client, server) = (sidecar(client, Side::Client)?, sidecar(server, Side::Server)?);
+        Ok(Self { client, server, server_log: access_log(&folder, Side::Server) })
+    }
+
+    /// The client's, then the server's.
+    pub(crate) fn pids(&self) -> [u32; 2] {
+        [self.client.pid(), self.server.pid()]
+    }
+
+    /// TLS version and cipher of the first connection that the server's sidecar logged; Envoy writes its log late.
+    pub(crate) fn cipher(&self) -> Option<String> {
+        let log = fs::read_to_string(&self.server_log).ok()?;
+        let entry: Value = serde_json::from_str(log.lines().next()?).ok()?;
+        Some(format!("{} {}", entry["tls"].as_str()?, entry["cipher"].as_str()?))
+    }
+
+    /// What both said last.
+    pub(crate) fn last_words(&self) -> String {
+        format!("{}\n{}", self.client.last_words(), self.server.last_words())
+    }
 }
 
 /// Where a side's access log is.
-pub(crate) fn access_log(folder: &Path, side: Side) -> PathBuf {
+fn access_log(folder: &Path, side: Side) -> PathBuf {
     folder.join(format!("{}-access.log", side.name()))
 }
 

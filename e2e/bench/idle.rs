@@ -18,10 +18,10 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// Growth of anonymous memory in each of `proxies` for each held connection, in KiB.
 pub(crate) fn kib_per_connection(bed: &Bed, proxies: [u32; 2]) -> Result<[f64; 2]> {
     let before = anonymous_kib(proxies)?;
-    let held = bed.ground.client.run(|| {
+    let held = bed.client.run(|| {
         (0..CONNECTIONS)
             .map(|number| {
-                let mut stream = http::connect(Bed::application())?;
+                let mut stream = http::connect(bed.application())?;
                 http::get_all(&mut stream, web::SMALL)
                     .with_context(|| format!("connection {} of {CONNECTIONS}", number + 1))?;
                 Ok(stream)

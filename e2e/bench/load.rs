@@ -57,15 +57,15 @@ pub(crate) fn run(bed: &Bed, script: &Path, shape: Shape, seconds: u32) -> Resul
     };
     let wrk = program::system("wrk")?;
     let launch = match shape {
-        Shape::Single { real_time: true } => Launch::new(&bed.ground.client, program::system("chrt")?, Rights::Harness)
+        Shape::Single { real_time: true } => Launch::new(bed.client.netns(), program::system("chrt")?, Rights::Harness)
             .args(["--rr".as_ref(), RealTime::PRIORITY.to_string().as_ref(), wrk.as_os_str()]),
-        _ => Launch::new(&bed.ground.client, wrk, Rights::Harness),
+        _ => Launch::new(bed.client.netns(), wrk, Rights::Harness),
     };
     let said = launch
         .args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])
         .args([script])
         .args(extra)
-        .args([format!("http://{}{}", Bed::application(), web::SMALL)])
+        .args([format!("http://{}{}", bed.application(), web::SMALL)])
         .output(Duration::from_secs(u64::from(seconds)) + wait::PATIENCE)?
         .success()?;
     let line =

@@ -9,8 +9,6 @@
 mod bed;
 mod bulk;
 mod envoy;
-mod ground;
-mod heddle;
 mod http;
 mod idle;
 mod interrupt;
@@ -31,11 +29,11 @@ use crate::{
     options::Options,
     proc::RealTime,
     round::Plan,
-    table::Results,
+    table::{Results, Verdict},
 };
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use heddle_e2e::{netns, program};
+use heddle_e2e::program;
 use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 fn main() -> ExitCode {
@@ -53,89 +51,89 @@ fn main() -> ExitCode {
 /// Runs everything; whether the goals are met, if they were to be asserted.
 fn bench(options: &Options) -> Result<bool> {
     interrupt::catch();
-    netns::sweep();
     raise_file_limit()?;
     let folder = program::target().join("bench");
-    let run = folder.join("run");
-    // What the last run left when it failed.
-    let _absent = fs::remove_dir_all(&run);
-    fs::create_dir_all(&run)?;
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let json = options.json.clone().unwrap_or_else(|| folder.join("l4.json"));
+    let script = folder.join("wrk.lua");
+    fs::write(&script, load::SCRIPT).with_context(|| script.display().to_string())?;
 
-    let busy = proc::busy_share(Duration::from_secs(1))?;
+    let mut facts = machine();
+    facts.push(("busy before the run", format!("{:.0} % of all processors", proc::busy_share(A_SECOND)? * 100.0)));
     let priority = quiet::Priority::raise();
     if let Err(error) = &priority {
         eprintln!("other work is not kept out: {error:#}");
     }
-    let envoy = options.envoy.clone().unwrap_or_else(|| program::target().join(ENVOY));
-    let script = run.join("wrk.lua");
-    fs::write(&script, load::SCRIPT)?;
-
-    let mut facts = machine();
-    facts.push(("busy before the run", format!("{:.0} % of all processors", busy * 100.0)));
-    let measured = measure(options, &run, &script, &envoy, &mut facts);
-    let results = measured.with_context(|| format!("logs are in {}", run.display()))?;
-    fs::remove_dir_all(&run)?;
+    let mut beds = bring_up(options, &mut facts)?;
+    let plan = plan(options, &script, &beds)?;
+    run(&plan, options.rounds(), &mut beds)?;
+    facts.extend(conditions(&plan, options.rounds()));
+    facts.extend(beds.iter().find_map(|(bed, _)| Some(("envoy's TLS", bed.cipher()?))));
+    if options.profile {
+        for (bed, _) in &beds {
+            print!("{}", profile::take(bed, &plan, &folder)?);
+        }
+    }
+    let results = Results { subjects: beds.into_iter().map(|(bed, figures)| (bed.subject, figures)).collect(), facts };
 
     print!("{}", results.text());
-    let json = options.json.clone().unwrap_or_else(|| folder.join("l4.json"));
     let text = serde_json::to_string_pretty(&results.json())? + "\n";
     fs::write(&json, text).with_context(|| json.display().to_string())?;
-    println!("written: {}", json.display());
+    println!("json: {}", json.display());
     let verdicts = results.verdicts();
-    let missed = verdicts.iter().filter(|verdict| !verdict.met()).count();
-    Ok(!(options.assert_goals && (missed > 0 || verdicts.is_empty())))
+    let met = !verdicts.is_empty() && verdicts.iter().all(Verdict::met);
+    Ok(met || !options.assert_goals)
 }
 
-/// Brings all subjects up, runs the rounds, takes all down.
-fn measure(options: &Options, run: &Path, script: &Path, envoy: &Path, facts: &mut Facts) -> Result<Results> {
+/// Every subject, warm, with its memory before any load.
+fn bring_up(options: &Options, facts: &mut Facts) -> Result<Vec<(Bed, Figures)>> {
+    let envoy = options.envoy.clone().unwrap_or_else(|| program::target().join(ENVOY));
+    let envoy = envoy::Binary::at(envoy);
     let subjects = options.subjects();
     if subjects.contains(&Subject::Envoy) {
-        facts.push(("envoy", envoy::version(envoy)?));
+        facts.push(("envoy", envoy.version()?));
     }
     let mut beds = Vec::new();
     for subject in subjects {
-        eprintln!("bringing up {subject}");
-        beds.push((Bed::start(subject, &run.join(subject.name()), envoy)?, Figures::default()));
         interrupt::check()?;
+        eprintln!("bringing up {subject}");
+        beds.push((Bed::start(subject, &envoy)?, Figures::default()));
     }
-    proc::pause(Duration::from_secs(1));
+    proc::pause(A_SECOND);
     for (bed, figures) in &mut beds {
         round::resident(bed, Measure::RssIdle, figures)?;
-        load::run(bed, script, Shape::KeepAlive, 1).context("warming up")?;
     }
-    let first = beds.first().context("--only names no subject")?;
-    let real_time = RealTime::hold(&first.0.pids()).map(drop);
+    Ok(beds)
+}
+
+/// How rounds are run on this machine, which may refuse the real-time class.
+fn plan<'a>(options: &Options, script: &'a Path, beds: &[(Bed, Figures)]) -> Result<Plan<'a>> {
+    let (first, _) = beds.first().context("nothing to measure")?;
+    let real_time = RealTime::hold(&first.pids()?).map(drop);
     if let Err(error) = &real_time {
         eprintln!("latencies are taken in the normal scheduling class: {error:#}");
     }
-    let plan = Plan { script, seconds: options.seconds(), real_time: real_time.is_ok() };
-    for number in 1..=options.rounds() {
-        for (bed, figures) in &mut beds {
-            eprintln!("round {number} of {}: {}", options.rounds(), bed.subject);
-            round::run(bed, &plan, figures)?;
+    Ok(Plan { script, seconds: options.seconds(), real_time: real_time.is_ok() })
+}
+
+/// All rounds, subject after subject in each, and then what only the end can tell.
+fn run(plan: &Plan<'_>, rounds: u32, beds: &mut [(Bed, Figures)]) -> Result<()> {
+    for (bed, _) in &*beds {
+        load::run(bed, plan.script, Shape::KeepAlive, 1).context("warming up")?;
+    }
+    for number in 1..=rounds {
+        for (bed, figures) in &mut *beds {
+            eprintln!("round {number} of {rounds}: {}", bed.subject);
+            round::run(bed, plan, figures)?;
         }
     }
-    for (bed, figures) in &mut beds {
-        round::resident(bed, Measure::RssAfterLoad, figures)?;
+    for (bed, figures) in beds {
         eprintln!("idle connections: {}", bed.subject);
+        round::resident(bed, Measure::RssAfterLoad, figures)?;
         round::idle_connections(bed, figures)?;
         interrupt::check()?;
     }
-    facts.extend(conditions(&plan, options.rounds()));
-    if let Some(cipher) = beds.iter().find(|(bed, _)| bed.subject == Subject::Envoy).and_then(|_| envoy::cipher(run)) {
-        facts.push(("envoy's TLS", cipher));
-    }
-    if options.profile {
-        for (bed, _) in &beds {
-            if let Some(proxies) = &bed.proxies {
-                println!("{}", profile::take(bed, proxies, &plan, &program::target().join("bench"))?);
-            }
-        }
-    }
-    Ok(Results {
-        subjects: beds.into_iter().map(|(bed, figures)| (bed.subject, figures)).collect(),
-        facts: facts.clone(),
-    })
+    Ok(())
 }
 
 /// Things worth knowing about a run, by name.
@@ -159,7 +157,7 @@ fn conditions(plan: &Plan<'_>, rounds: u32) -> Facts {
         ("load", format!("wrk and nginx on the same machine, page of {} bytes", web::SMALL_BYTES)),
         ("idle connections", format!("{}, anonymous memory", idle::CONNECTIONS)),
         ("latency's scheduling class", class.to_owned()),
-        ("congestion control", ground::CONGESTION_CONTROL.to_owned()),
+        ("congestion control", bed::CONGESTION_CONTROL.to_owned()),
     ]
 }
 
@@ -175,6 +173,7 @@ fn raise_file_limit() -> Result<()> {
     Ok(())
 }
 
+const A_SECOND: Duration = Duration::from_secs(1);
 const FILES_MAX: libc::rlim_t = 65_536;
 /// Where `cargo xtask bench` installs Envoy, below the target folder.
 const ENVOY: &str = "tools/envoy/bin/envoy";

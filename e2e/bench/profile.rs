@@ -1,7 +1,7 @@
 //! Where the proxies' CPU goes: perf(1) on both proxies of a subject while small requests pass.
 
 use crate::{
-    bed::{Bed, Proxies},
+    bed::Bed,
     load::{self, Shape},
     round::Plan,
 };
@@ -13,13 +13,14 @@ use std::{
     thread,
 };
 
-/// Samples and counts calls in two separate runs of load; returns a text. The samples stay in `folder`.
+/// Samples and counts calls in two separate runs of load; returns a text, an empty one
+/// without proxies. The samples stay in `folder`.
 ///
 /// # Errors
 /// When perf is missing or refuses, or the load meets a fault.
-pub(crate) fn take(bed: &Bed, proxies: &Proxies, plan: &Plan<'_>, folder: &Path) -> Result<String> {
+pub(crate) fn take(bed: &Bed, plan: &Plan<'_>, folder: &Path) -> Result<String> {
+    let Some([client, server]) = bed.proxies()? else { return Ok(String::new()) };
     let perf = program::system("perf")?;
-    let [client, server] = proxies.pids();
     let pids = format!("{client},{server}");
     let seconds = plan.seconds.to_string();
     let samples = folder.join(format!("{}.perf", bed.subject));

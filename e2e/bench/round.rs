@@ -31,7 +31,7 @@ pub(crate) fn run(bed: &Bed, plan: &Plan<'_>, figures: &mut Figures) -> Result<(
     figures.extend(Measure::CpuPerRequest, ran_us.map(|us| us / report.requests));
 
     let report = {
-        let _class = plan.real_time.then(|| RealTime::hold(&bed.pids())).transpose()?;
+        let _class = plan.real_time.then(|| bed.pids().and_then(|pids| RealTime::hold(&pids))).transpose()?;
         load::run(bed, plan.script, Shape::Single { real_time: plan.real_time }, plan.seconds)?
     };
     figures.push(Measure::LatencyP50, report.p50_us);
@@ -52,8 +52,8 @@ pub(crate) fn run(bed: &Bed, plan: &Plan<'_>, figures: &mut Figures) -> Result<(
 /// # Errors
 /// When a proxy has ended.
 pub(crate) fn resident(bed: &Bed, measure: Measure, figures: &mut Figures) -> Result<()> {
-    let Some(proxies) = &bed.proxies else { return Ok(()) };
-    let [client, server] = proxies.pids().map(Memory::of);
+    let Some(proxies) = bed.proxies()? else { return Ok(()) };
+    let [client, server] = proxies.map(Memory::of);
     figures.push(measure, (client?.resident_kib + server?.resident_kib) as f64 / 1024.0);
     Ok(())
 }
@@ -63,8 +63,8 @@ pub(crate) fn resident(bed: &Bed, measure: Measure, figures: &mut Figures) -> Re
 /// # Errors
 /// When a connection fails or is lost.
 pub(crate) fn idle_connections(bed: &Bed, figures: &mut Figures) -> Result<()> {
-    let Some(proxies) = &bed.proxies else { return Ok(()) };
-    let [client, server] = idle::kib_per_connection(bed, proxies.pids())?;
+    let Some(proxies) = bed.proxies()? else { return Ok(()) };
+    let [client, server] = idle::kib_per_connection(bed, proxies)?;
     figures.push(Measure::IdleConnectionClient, client);
     figures.push(Measure::IdleConnectionServer, server);
     Ok(())
@@ -81,8 +81,8 @@ fn metered<T>(bed: &Bed, work: impl FnOnce() -> Result<T>) -> Result<(T, Option<
 }
 
 fn run_time_ns(bed: &Bed) -> Result<Option<u64>> {
-    let Some(proxies) = &bed.proxies else { return Ok(None) };
-    let [client, server] = proxies.pids().map(proc::run_time_ns);
+    let Some(proxies) = bed.proxies()? else { return Ok(None) };
+    let [client, server] = proxies.map(proc::run_time_ns);
     let sum = client.and_then(|client| Ok(client + server?));
     sum.with_context(|| format!("{}: a proxy has ended", bed.subject)).map(Some)
 }

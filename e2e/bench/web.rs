@@ -1,13 +1,14 @@
 //! The application: nginx with one worker, a small page and a big file.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use heddle_e2e::{
-    netns::Namespace,
+    Pod,
     process::{Launch, Process, Rights},
-    program,
+    program, traffic, wait,
 };
 use std::{
     fs,
+    os::unix::fs::chown,
     path::{Path, PathBuf},
 };
 
@@ -21,17 +22,31 @@ pub(crate) const BIG: &str = "/big";
 pub(crate) const SMALL_BYTES: usize = 1000;
 /// Size of the big file; sparse, served from the page cache by sendfile(2).
 pub(crate) const BIG_BYTES: u64 = 256 << 20;
+/// Whom Debian's package runs it as.
+const USER: &str = "www-data";
 /// What fills the small page, and what must not be readable between two proxies.
 pub(crate) const MARKER: &str = "heddle-bench-readable-payload";
 
-/// Starts nginx in the server's pod, with its files below `folder` and no capability.
+/// Starts nginx in the server's pod, unprivileged, and waits until it listens.
 ///
 /// # Errors
-/// When the files cannot be written or nginx cannot be started.
-pub(crate) fn start(pod: &Namespace, folder: &Path) -> Result<Process> {
-    let configuration = write(folder)?;
-    let nginx = Launch::new(pod, program::system("nginx")?, Rights::Root);
-    nginx.args(["-c".as_ref(), configuration.as_os_str()]).spawn(&folder.join("nginx"))
+/// When the files cannot be written, or nginx does not listen in time.
+pub(crate) fn start(pod: &Pod) -> Result<Process> {
+    let folder = pod.folder().join("bench");
+    let configuration = write(&folder)?;
+    let (uid, gid) = program::user(USER)?;
+    chown(&folder, Some(uid), Some(gid)).with_context(|| folder.display().to_string())?;
+    let nginx = Launch::new(pod.netns(), program::system("nginx")?, Rights::User(uid, gid));
+    // `-e`: the compiled-in error log is root's.
+    let mut nginx = nginx
+        .args(["-e", "stderr", "-p"])
+        .args([folder.as_os_str(), "-c".as_ref(), configuration.as_os_str()])
+        .spawn(&folder.join("nginx"))?;
+    wait::until_true("nginx", wait::PATIENCE, || {
+        nginx.check_alive()?;
+        Ok(traffic::listens(nginx.pid(), PORT))
+    })?;
+    Ok(nginx)
 }
 
 /// Writes the files and nginx's configuration below `folder`; returns the configuration's path.
@@ -46,7 +61,7 @@ fn write(folder: &Path) -> Result<PathBuf> {
     fs::write(
         &configuration,
         format!(
-            "daemon off; master_process off; pid {at}/nginx.pid; error_log {at}/nginx.err; worker_rlimit_nofile 65536;
+            "daemon off; master_process off; pid {at}/nginx.pid;
 events {{ worker_connections 16384; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000; keepalive_timeout 3600s;
