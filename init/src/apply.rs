@@ -7,13 +7,14 @@ use crate::{
         routing,
     },
     plan::{Plan, Step},
+    report::chain,
 };
 
 /// Why the plan is not in force, or not out of it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// A step failed. The steps before it that changed something were undone.
-    #[error("cannot do step `{step}`: {source}{}", leftovers(.left))]
+    #[error("cannot do step `{step}`{}", leftovers(.left))]
     Step {
         /// The step.
         step: String,
@@ -23,7 +24,7 @@ pub enum ApplyError {
         left: Vec<NetlinkError>,
     },
     /// Steps could not be undone. The others were.
-    #[error("cannot undo everything:{}", list(.0))]
+    #[error("cannot undo everything: {}", list(.0))]
     Undo(Vec<NetlinkError>),
 }
 
@@ -72,9 +73,10 @@ fn take_back(step: &Step) -> Result<(), NetlinkError> {
 }
 
 fn leftovers(left: &[NetlinkError]) -> String {
-    if left.is_empty() { String::new() } else { format!("; and cannot take back what was done:{}", list(left)) }
+    if left.is_empty() { String::new() } else { format!(", nor take back what was done before it ({})", list(left)) }
 }
 
 fn list(errors: &[NetlinkError]) -> String {
-    errors.iter().map(|error| format!("\n  {error}")).collect()
+    let sentences: Vec<_> = errors.iter().map(|error| chain(error)).collect();
+    sentences.join("; ")
 }

@@ -30,7 +30,7 @@ pub enum Ipv6 {
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// A file cannot be read.
-    #[error("cannot read {path}: {source}; is /proc mounted?", path = path.display())]
+    #[error("cannot read {path}; is /proc mounted?", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -10,6 +10,7 @@ pub mod config;
 pub mod kernel;
 pub mod netlink;
 pub mod plan;
+pub mod report;
 pub mod rights;
 pub mod socket;
 pub mod tproxy;

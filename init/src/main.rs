@@ -8,7 +8,7 @@ use heddle_init::{
     config::{Args, Cli, Command, Config},
     kernel::Kernel,
     plan::Plan,
-    rights,
+    report, rights,
     verify::{
         self,
         probe::{Outcome, probe},
@@ -70,7 +70,7 @@ fn verify(plan: &Plan) -> anyhow::Result<()> {
                 );
             }
             Ok(Outcome::NoRoute(why)) => println!("{to}: not probed, the pod has no route to it ({why})"),
-            Err(fault) => faults.push(fault.to_string()),
+            Err(fault) => faults.push(report::chain(&fault)),
         }
     }
     if !faults.is_empty() {

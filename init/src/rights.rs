@@ -12,7 +12,7 @@ pub enum RightsError {
     )]
     Missing(u64),
     /// It cannot be told.
-    #[error("cannot read the capabilities of this process from /proc/self/status: {0}")]
+    #[error("cannot read the capabilities of this process from /proc/self/status")]
     Unknown(#[source] io::Error),
 }
 

@@ -50,7 +50,7 @@ impl NetlinkSocket {
     }
 
     fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
-        let length = size_of_val(&value) as libc::socklen_t;
+        let length = libc::socklen_t::try_from(size_of_val(&value)).expect("an integer has a few bytes");
         // SAFETY: the descriptor is open because `self` is borrowed, and `length` is the size of `value`.
         let result = unsafe {
             libc::setsockopt(self.0.as_raw_fd(), level, option, (&raw const value).cast::<libc::c_void>(), length)

@@ -13,13 +13,14 @@ use crate::{
     config::Config,
     plan::{
         Flavour,
-        table::{Base, Chain, Content, Family, Layer4, Rule, Set, Side, Table, Term, Way},
+        table::{Base, Chain, Content, Family, Layer4, Match, Rule, Set, Side, Statement, Table, Way},
     },
 };
 use Family::{Ip4, Ip6};
 use Layer4::{Tcp, Udp};
+use Match::*;
 use Side::{Destination, Source};
-use Term::*;
+use Statement::*;
 use heddle_init_abi::{
     CAPTURE_MARK, CAPTURE_PORTS, DNS_PORT, INBOUND_PORT, OUTBOUND_PORT, OWN_MARK, PROBE_ADDRESSES, SERVED_PORTS,
 };
@@ -63,10 +64,10 @@ fn sets(config: &Config) -> Vec<Set> {
 /// remembered for it. Where that fails because the set is full, the dial is dropped.
 fn refuse() -> Chain {
     let rules = vec![
-        Rule(vec![NotOpens, Return]),
-        Rule(vec![Remember(Ip4, REFUSED4), RejectReset]),
-        Rule(vec![Remember(Ip6, REFUSED6), RejectReset]),
-        Rule(vec![Drop]),
+        Rule::new([NotOpens], [Return]),
+        Rule::new([], [Remember(Ip4, REFUSED4), RejectReset]),
+        Rule::new([], [Remember(Ip6, REFUSED6), RejectReset]),
+        Rule::new([], [Drop]),
     ];
     Chain { name: REFUSE, base: None, rules }
 }
@@ -76,23 +77,24 @@ fn from_loopback(config: &Config, flavour: &Flavour) -> Chain {
     let mut rules = Vec::new();
     if flavour.is_conntrack() {
         // The proxy dials the application: from now on conntrack knows the application's replies.
-        rules.push(Rule(vec![Mark(OWN_MARK), Protocol(Tcp), SetConntrackMark(CAPTURE_MARK), Accept]));
+        rules.push(Rule::new([Mark(OWN_MARK), Protocol(Tcp)], [SetConntrackMark(CAPTURE_MARK), Accept]));
     }
-    rules.push(Rule(vec![NotMark(CAPTURE_MARK), Return]));
+    rules.push(Rule::new([NotMark(CAPTURE_MARK)], [Return]));
     // TCP only: over UDP it would match the short-lived socket of the DNS proxy's answer, and swallow the next query.
-    rules.push(Rule(vec![Protocol(Tcp), TransparentSocket, Accept]));
+    rules.push(Rule::new([Protocol(Tcp), TransparentSocket], [Accept]));
     if flavour.is_conntrack() {
-        rules.push(Rule(vec![ConntrackReply, Accept]));
+        rules.push(Rule::new([ConntrackReply], [Accept]));
     }
     if config.dns {
-        rules.push(Rule(vec![ToPort(Tcp, 53), Tproxy(DNS_PORT), Accept]));
-        rules.push(Rule(vec![ToPort(Tcp, 53), Opens, RejectReset]));
+        rules.push(Rule::new([ToPort(Tcp, 53)], [Tproxy(DNS_PORT), Accept]));
+        rules.push(Rule::new([ToPort(Tcp, 53), Opens], [RejectReset]));
     }
-    rules.push(Rule(vec![Protocol(Tcp), Tproxy(OUTBOUND_PORT), Accept]));
-    rules.push(Rule(vec![Opens, RejectReset]));
+    rules.push(Rule::new([Protocol(Tcp)], [Tproxy(OUTBOUND_PORT), Accept]));
+    rules.push(Rule::new([Opens], [RejectReset]));
     if config.dns {
-        rules.push(Rule(vec![ToPort(Udp, 53), Tproxy(DNS_PORT), Accept]));
-        rules.push(Rule(vec![ToPort(Udp, 53), RejectUnreachable]));
+        rules.push(Rule::new([ToPort(Udp, 53)], [Tproxy(DNS_PORT), Accept]));
+        // IPv6 only, in effect: the kernel sends no ICMP from an IPv4 address that is not its own, so the query is lost.
+        rules.push(Rule::new([ToPort(Udp, 53)], [RejectUnreachable]));
     }
     Chain { name: PRE_LO, base: None, rules }
 }
@@ -100,70 +102,70 @@ fn from_loopback(config: &Config, flavour: &Flavour) -> Chain {
 /// What arrives, from outside for the most part.
 fn arriving(config: &Config) -> Chain {
     let mut rules = vec![
-        Rule(vec![InterfaceIn("lo"), Jump(PRE_LO)]),
-        Rule(vec![InterfaceIn("lo"), Accept]),
+        Rule::new([InterfaceIn("lo")], [Jump(PRE_LO)]),
+        Rule::new([InterfaceIn("lo")], [Accept]),
         // Matters only if somebody sets route_localnet: then an outsider could reach the proxy's loopback ports.
-        Rule(vec![ToLoopback4, Drop]),
+        Rule::new([ToLoopback4], [Drop]),
     ];
     if config.dns {
-        rules.push(Rule(vec![ToPort(Udp, DNS_PORT), Drop]));
+        rules.push(Rule::new([ToPort(Udp, DNS_PORT)], [Drop]));
     }
-    rules.push(Rule(vec![NotProtocol(Tcp), Accept]));
-    rules.push(Rule(vec![PortInSet(Destination, IN_PORTS), Accept]));
+    rules.push(Rule::new([NotProtocol(Tcp)], [Accept]));
+    rules.push(Rule::new([PortInSet(Destination, IN_PORTS)], [Accept]));
     // Before `socket`, which also matches the listeners behind these ports.
-    rules.push(Rule(vec![PortInSet(Destination, OWN_PORTS), Jump(REFUSE)]));
-    rules.push(Rule(vec![PortInSet(Destination, OWN_PORTS), Drop]));
+    rules.push(Rule::new([PortInSet(Destination, OWN_PORTS)], [Jump(REFUSE)]));
+    rules.push(Rule::new([PortInSet(Destination, OWN_PORTS)], [Drop]));
     if !config.inbound.interfaces.is_empty() {
-        rules.push(Rule(vec![InterfaceInSet(Way::In, IN_INTERFACES), Accept]));
+        rules.push(Rule::new([InterfaceInSet(Way::In, IN_INTERFACES)], [Accept]));
     }
     if !config.inbound.networks.v4.is_empty() {
-        rules.push(Rule(vec![AddressInSet(Ip4, Source, IN_NETWORKS4), Accept]));
+        rules.push(Rule::new([AddressInSet(Ip4, Source, IN_NETWORKS4)], [Accept]));
     }
     if !config.inbound.networks.v6.is_empty() {
-        rules.push(Rule(vec![AddressInSet(Ip6, Source, IN_NETWORKS6), Accept]));
+        rules.push(Rule::new([AddressInSet(Ip6, Source, IN_NETWORKS6)], [Accept]));
     }
-    rules.push(Rule(vec![TransparentSocket, Accept]));
-    rules.push(Rule(vec![ToLocal, Protocol(Tcp), Tproxy(INBOUND_PORT), Accept]));
+    rules.push(Rule::new([TransparentSocket], [Accept]));
+    rules.push(Rule::new([ToLocal, Protocol(Tcp)], [Tproxy(INBOUND_PORT), Accept]));
     // Without a listener TPROXY does not match, and the client would reach the application in the clear. Only a dial is
     // refused: replies to connections that the proxy or an excluded application opened come here, too, and must pass.
-    rules.push(Rule(vec![ToLocal, Jump(REFUSE)]));
+    rules.push(Rule::new([ToLocal], [Jump(REFUSE)]));
     Chain { name: PRE, base: Some(Base::Prerouting), rules }
 }
 
 /// What this pod sends.
 fn sending(config: &Config, flavour: &Flavour) -> Chain {
     let mut rules = vec![
-        Rule(vec![Mark(OWN_MARK), Accept]),
-        Rule(vec![Refuses, ToRefused(Ip4, REFUSED4), Accept]),
-        Rule(vec![Refuses, ToRefused(Ip6, REFUSED6), Accept]),
+        Rule::new([Mark(OWN_MARK)], [Accept]),
+        Rule::new([Refuses, ToRefused(Ip4, REFUSED4)], [Accept]),
+        Rule::new([Refuses, ToRefused(Ip6, REFUSED6)], [Accept]),
     ];
     if flavour.is_conntrack() {
-        rules.push(Rule(vec![ConntrackMark(CAPTURE_MARK), SetMark(CAPTURE_MARK), Accept]));
-        rules.push(Rule(vec![ConntrackReply, Accept]));
+        rules.push(Rule::new([ConntrackMark(CAPTURE_MARK)], [SetMark(CAPTURE_MARK), Accept]));
+        rules.push(Rule::new([ConntrackReply], [Accept]));
     } else {
         // The reply on a port that is not captured. A packet that opens a connection is none, so that nobody escapes
         // capture by binding such a port.
-        rules.push(Rule(vec![PortInSet(Source, IN_PORTS), NotOpens, Accept]));
+        rules.push(Rule::new([PortInSet(Source, IN_PORTS), NotOpens], [Accept]));
     }
     for probe in PROBE_ADDRESSES {
         if config.excludes_outbound(probe) {
             // The proxy and `verify` must see what happens to captured connections, not to excluded ones.
-            rules.push(Rule(vec![ToAddress(probe.ip()), ToPort(Tcp, probe.port()), SetMark(CAPTURE_MARK), Accept]));
+            rules.push(Rule::new([ToAddress(probe.ip()), ToPort(Tcp, probe.port())], [SetMark(CAPTURE_MARK), Accept]));
         }
     }
     if !config.outbound.interfaces.is_empty() {
-        rules.push(Rule(vec![InterfaceInSet(Way::Out, OUT_INTERFACES), Accept]));
+        rules.push(Rule::new([InterfaceInSet(Way::Out, OUT_INTERFACES)], [Accept]));
     }
-    rules.push(Rule(vec![AddressInSet(Ip4, Destination, OUT_NETWORKS4), Accept]));
-    rules.push(Rule(vec![AddressInSet(Ip6, Destination, OUT_NETWORKS6), Accept]));
+    rules.push(Rule::new([AddressInSet(Ip4, Destination, OUT_NETWORKS4)], [Accept]));
+    rules.push(Rule::new([AddressInSet(Ip6, Destination, OUT_NETWORKS6)], [Accept]));
     if !config.outbound.ports.is_empty() {
-        rules.push(Rule(vec![PortInSet(Destination, OUT_PORTS), Accept]));
+        rules.push(Rule::new([PortInSet(Destination, OUT_PORTS)], [Accept]));
     }
     // The pod's own address is direct.
-    rules.push(Rule(vec![ToLocal, Accept]));
-    rules.push(Rule(vec![Protocol(Tcp), SetMark(CAPTURE_MARK), Accept]));
+    rules.push(Rule::new([ToLocal], [Accept]));
+    rules.push(Rule::new([Protocol(Tcp)], [SetMark(CAPTURE_MARK), Accept]));
     if config.dns {
-        rules.push(Rule(vec![ToPort(Udp, 53), SetMark(CAPTURE_MARK), Accept]));
+        rules.push(Rule::new([ToPort(Udp, 53)], [SetMark(CAPTURE_MARK), Accept]));
     }
     Chain { name: OUT, base: Some(Base::Output), rules }
 }
@@ -171,7 +173,7 @@ fn sending(config: &Config, flavour: &Flavour) -> Chain {
 /// What was marked for the proxy and leaves anyway, because the policy rule or the route is gone or because the socket is
 /// bound to a device (`SO_BINDTODEVICE`).
 fn guard() -> Chain {
-    let rules = vec![Rule(vec![Mark(CAPTURE_MARK), NotInterfaceOut("lo"), Drop])];
+    let rules = vec![Rule::new([Mark(CAPTURE_MARK), NotInterfaceOut("lo")], [Drop])];
     Chain { name: GUARD, base: Some(Base::Postrouting), rules }
 }
 

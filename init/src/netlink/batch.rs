@@ -1,7 +1,7 @@
 //! The table as one nf_tables transaction: all of it or nothing, and never a moment without rules in between.
 
 use super::{
-    elements::{declaration, elements},
+    elements::{declaration, elements, note_for_nft},
     expression::{Expression, expressions},
     message::{Answer, HEADER_BYTES, NetlinkError, messages, receive, refused},
 };
@@ -100,6 +100,9 @@ impl Batch {
         }
         if let Some(timeout_ms) = declared.timeout_ms {
             attributes = attributes.push_timeout(timeout_ms.to_be());
+        }
+        if let Some(note) = note_for_nft(&set.content) {
+            attributes = attributes.push_userdata(&note);
         }
         drop(attributes);
         drop(operation);

@@ -55,6 +55,12 @@ pub fn declaration(content: &Content) -> Declaration {
     }
 }
 
+/// What nft wants to know to print the set; the kernel only keeps it. Names of interfaces are in host order (attribute 0
+/// of a set's userdata in libnftnl, byte order 1), everything else is big-endian.
+pub fn note_for_nft(content: &Content) -> Option<Vec<u8>> {
+    matches!(content, Content::Interfaces(_)).then(|| [&[0, 4], &1_u32.to_ne_bytes()[..]].concat())
+}
+
 /// The elements of this set, in the order in which they are sent.
 pub fn elements(content: &Content) -> Vec<Element> {
     let single = |key| Element { key, ends_interval: false };

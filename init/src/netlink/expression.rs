@@ -2,7 +2,7 @@
 //! a transport header first makes sure of the protocol, once a rule. Numbers are from linux/netfilter/nf_tables.h.
 
 use super::attribute::{Attribute, equal};
-use crate::plan::table::{Family, Layer4, Rule, Side, Term, Way};
+use crate::plan::table::{Family, Layer4, Match, Rule, Side, Statement, Way};
 use std::net::IpAddr;
 
 /// One expression: its name and attributes.
@@ -16,7 +16,8 @@ pub struct Expression {
 /// The expressions of a rule.
 pub fn expressions(rule: &Rule) -> Vec<Expression> {
     let mut program = Program::default();
-    rule.0.iter().for_each(|term| program.term(term));
+    rule.matches.iter().for_each(|condition| program.condition(condition));
+    rule.statements.iter().for_each(|statement| program.statement(statement));
     program.expressions
 }
 
@@ -41,25 +42,25 @@ struct Program {
 }
 
 impl Program {
-    fn term(&mut self, term: &Term) {
-        match term {
-            Term::InterfaceIn(name) => self.meta_is(META_IIFNAME, interface_key(name)),
-            Term::NotInterfaceOut(name) => self.meta_is_not(META_OIFNAME, interface_key(name)),
-            Term::InterfaceInSet(way, set) => {
+    fn condition(&mut self, condition: &Match) {
+        match condition {
+            Match::InterfaceIn(name) => self.meta_is(META_IIFNAME, interface_key(name)),
+            Match::NotInterfaceOut(name) => self.meta_is_not(META_OIFNAME, interface_key(name)),
+            Match::InterfaceInSet(way, set) => {
                 self.meta(match way {
                     Way::In => META_IIFNAME,
                     Way::Out => META_OIFNAME,
                 });
                 self.look_up(set);
             }
-            Term::Protocol(protocol) => self.protocol(*protocol),
-            Term::NotProtocol(protocol) => self.meta_is_not(META_L4PROTO, [protocol_number(*protocol)]),
-            Term::ToLoopback4 => {
+            Match::Protocol(protocol) => self.protocol(*protocol),
+            Match::NotProtocol(protocol) => self.meta_is_not(META_L4PROTO, [protocol_number(*protocol)]),
+            Match::ToLoopback4 => {
                 self.family(Family::Ip4);
                 self.load(NETWORK, 16, 1, REGISTER_1);
                 self.compare(EQUAL, [127]);
             }
-            Term::ToAddress(address) => {
+            Match::ToAddress(address) => {
                 let (family, bytes) = match address {
                     IpAddr::V4(address) => (Family::Ip4, address.octets().to_vec()),
                     IpAddr::V6(address) => (Family::Ip6, address.octets().to_vec()),
@@ -67,78 +68,76 @@ impl Program {
                 self.address(family, Side::Destination);
                 self.compare(EQUAL, bytes);
             }
-            Term::AddressInSet(family, side, set) => {
+            Match::AddressInSet(family, side, set) => {
                 self.address(*family, *side);
                 self.look_up(set);
             }
-            Term::ToPort(protocol, port) => {
+            Match::ToPort(protocol, port) => {
                 self.protocol(*protocol);
                 self.load(TRANSPORT, 2, 2, REGISTER_1);
                 self.compare(EQUAL, port.to_be_bytes());
             }
-            Term::PortInSet(side, set) => {
+            Match::PortInSet(side, set) => {
                 self.protocol(Layer4::Tcp);
                 self.load(TRANSPORT, port_offset(*side), 2, REGISTER_1);
                 self.look_up(set);
             }
-            Term::Opens => self.tcp_flags(SYN | ACK, EQUAL, SYN),
-            Term::NotOpens => self.tcp_flags(SYN | ACK, NOT_EQUAL, SYN),
-            Term::Refuses => self.tcp_flags(RST | ACK, EQUAL, RST | ACK),
-            Term::ToRefused(family, set) => {
+            Match::Opens => self.tcp_flags(SYN | ACK, EQUAL, SYN),
+            Match::NotOpens => self.tcp_flags(SYN | ACK, NOT_EQUAL, SYN),
+            Match::Refuses => self.tcp_flags(RST | ACK, EQUAL, RST | ACK),
+            Match::ToRefused(family, set) => {
                 self.endpoint(*family, Side::Destination);
                 self.look_up(set);
             }
             // Marks and address types are in host order.
-            Term::Mark(mark) => self.meta_is(META_MARK, mark.to_ne_bytes()),
-            Term::NotMark(mark) => self.meta_is_not(META_MARK, mark.to_ne_bytes()),
-            Term::ConntrackMark(mark) => self.conntrack_is(CT_MARK, mark.to_ne_bytes()),
-            Term::ConntrackReply => self.conntrack_is(CT_DIRECTION, [IP_CT_DIR_REPLY]),
-            Term::TransparentSocket => {
+            Match::Mark(mark) => self.meta_is(META_MARK, mark.to_ne_bytes()),
+            Match::NotMark(mark) => self.meta_is_not(META_MARK, mark.to_ne_bytes()),
+            Match::ConntrackMark(mark) => self.conntrack_is(CT_MARK, mark.to_ne_bytes()),
+            Match::ConntrackReply => self.conntrack_is(CT_DIRECTION, [IP_CT_DIR_REPLY]),
+            Match::TransparentSocket => {
                 self.push("socket", [Attribute::number(1, SOCKET_TRANSPARENT), Attribute::number(2, REGISTER_1)]);
                 self.compare(EQUAL, [1]);
             }
-            Term::ToLocal => {
+            Match::ToLocal => {
                 let (result, flags) = (Attribute::number(2, FIB_RESULT_ADDRTYPE), Attribute::number(3, FIB_F_DADDR));
                 self.push("fib", [Attribute::number(1, REGISTER_1), result, flags]);
                 self.compare(EQUAL, RTN_LOCAL.to_ne_bytes());
             }
-            statement => self.statement(statement),
         }
     }
 
-    fn statement(&mut self, term: &Term) {
-        match term {
-            Term::Remember(family, set) => {
+    fn statement(&mut self, statement: &Statement) {
+        match statement {
+            Statement::Remember(family, set) => {
                 self.endpoint(*family, Side::Source);
                 let (operation, key) = (Attribute::number(3, DYNSET_OP_UPDATE), Attribute::number(4, REGISTER_1));
                 self.push("dynset", [Attribute::name(1, set), operation, key]);
             }
-            Term::SetMark(mark) => {
+            Statement::SetMark(mark) => {
                 self.immediate(mark.to_ne_bytes());
                 self.push("meta", [Attribute::number(2, META_MARK), Attribute::number(3, REGISTER_1)]);
             }
-            Term::SetConntrackMark(mark) => {
+            Statement::SetConntrackMark(mark) => {
                 self.immediate(mark.to_ne_bytes());
                 self.push("ct", [Attribute::number(2, CT_MARK), Attribute::number(4, REGISTER_1)]);
             }
-            Term::Tproxy(port) => {
+            Statement::Tproxy(port) => {
                 self.immediate(port.to_be_bytes());
                 // Family 0: the packet's own.
                 self.push("tproxy", [Attribute::number(1, 0), Attribute::number(3, REGISTER_1)]);
             }
-            Term::RejectReset => {
+            Statement::RejectReset => {
                 self.protocol(Layer4::Tcp);
                 self.push("reject", [Attribute::number(1, REJECT_TCP_RST)]);
             }
-            Term::RejectUnreachable => {
+            Statement::RejectUnreachable => {
                 let code = Attribute::bytes(2, [REJECT_ICMPX_PORT_UNREACH]);
                 self.push("reject", [Attribute::number(1, REJECT_ICMPX_UNREACH), code]);
             }
-            Term::Accept => self.verdict(NF_ACCEPT, None),
-            Term::Drop => self.verdict(NF_DROP, None),
-            Term::Return => self.verdict(NFT_RETURN, None),
-            Term::Jump(chain) => self.verdict(NFT_JUMP, Some(chain)),
-            _ => unreachable!("term() takes every match"),
+            Statement::Accept => self.verdict(NF_ACCEPT, None),
+            Statement::Drop => self.verdict(NF_DROP, None),
+            Statement::Return => self.verdict(NFT_RETURN, None),
+            Statement::Jump(chain) => self.verdict(NFT_JUMP, Some(chain)),
         }
     }
 

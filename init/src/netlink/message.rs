@@ -11,10 +11,10 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// No socket to ask by.
-    #[error("cannot open a netlink socket: {0}")]
+    #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
     /// The request could not be handed over.
-    #[error("cannot send {what} to the kernel: {source}")]
+    #[error("cannot send {what} to the kernel")]
     Send {
         /// The request.
         what: String,
@@ -22,7 +22,7 @@ pub enum NetlinkError {
         source: io::Error,
     },
     /// No answer, or one that does not fit.
-    #[error("the kernel does not answer to {what}: {source}")]
+    #[error("the kernel does not answer to {what}")]
     Receive {
         /// The request.
         what: String,
@@ -30,7 +30,7 @@ pub enum NetlinkError {
         source: io::Error,
     },
     /// The kernel refused.
-    #[error("the kernel refuses {what}: {source}{}{}", detail(.text.as_deref()), hint(.source))]
+    #[error("the kernel refuses {what}{}{}", detail(.text.as_deref()), hint(.source))]
     Refused {
         /// What it refused: a request, or a part of one.
         what: String,
@@ -38,6 +38,12 @@ pub enum NetlinkError {
         source: io::Error,
         /// Its own words, where it has some.
         text: Option<String>,
+    },
+    /// What was asked for changed each time while the kernel told it.
+    #[error("{what} changed {DUMP_TRIES_MAX} times while it was read; somebody else is writing, try again")]
+    Restless {
+        /// The request.
+        what: String,
     },
 }
 
@@ -59,6 +65,8 @@ pub struct Answer {
 pub struct Message<'a> {
     /// Type of the message.
     pub kind: u16,
+    /// Its flags.
+    pub flags: u16,
     /// Which request it answers.
     pub sequence: u32,
     /// What follows the header.
@@ -136,24 +144,38 @@ pub enum Done {
     Before,
 }
 
-/// Calls `each` with the payload of everything that a dump tells.
+/// Calls `each` with the payload of everything that a dump tells, all of one moment.
 ///
 /// # Errors
 /// When the kernel refuses to tell. `what` names what is asked for.
-pub fn dump<R: NetlinkRequest>(request: &R, what: &str, mut each: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
+pub fn dump<R: NetlinkRequest>(request: &R, what: &str, each: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
+    for _ in 0..DUMP_TRIES_MAX {
+        if let Some(payloads) = dump_once(request, what)? {
+            payloads.iter().map(Vec::as_slice).for_each(each);
+            return Ok(());
+        }
+    }
+    Err(NetlinkError::Restless { what: what.to_owned() })
+}
+
+/// `None`: something changed meanwhile.
+fn dump_once<R: NetlinkRequest>(request: &R, what: &str) -> Result<Option<Vec<Vec<u8>>>, NetlinkError> {
     let socket = send(request, 0, what)?;
-    let mut refusal = None;
+    let (mut payloads, mut refusal, mut is_torn) = (Vec::new(), None, false);
     receive(&socket, what, |message| {
+        is_torn |= message.flags & NLM_F_DUMP_INTR != 0;
         refusal = Answer::from_message(message);
         if refusal.is_some() || message.kind == NLMSG_DONE {
             return true;
         }
-        each(message.payload);
+        payloads.push(message.payload.to_vec());
         false
     })?;
     match refusal {
+        // The kernel's other way to say that the dump is torn.
+        Some(answer) if answer.errno == libc::EINTR => Ok(None),
         Some(answer) if answer.errno != 0 => Err(refused(answer, what.to_owned())),
-        _ => Ok(()),
+        _ => Ok((!is_torn).then_some(payloads)),
     }
 }
 
@@ -187,8 +209,9 @@ pub fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
         let payload = message.get(HEADER_BYTES..)?;
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
         let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
+        let flags = u16::from_ne_bytes(*message.get(6..)?.first_chunk()?);
         let sequence = u32::from_ne_bytes(*message.get(8..)?.first_chunk()?);
-        Some(Message { kind, sequence, payload })
+        Some(Message { kind, flags, sequence, payload })
     })
 }
 
@@ -198,10 +221,9 @@ fn detail(text: Option<&str>) -> String {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EPERM) => "; CAP_NET_ADMIN in the user namespace that owns this network namespace is needed",
+        Some(libc::EPERM) => " (CAP_NET_ADMIN is needed in the user namespace that owns this network namespace)",
         Some(libc::ENOENT) => {
-            "; if it names what is in no other rule, the kernel lacks that nftables expression (modules nft_tproxy, \
-             nft_socket, nft_fib_inet, nft_reject_inet, nft_ct)"
+            " (for an expression: this kernel lacks it; load nft_tproxy, nft_socket, nft_fib_inet, nft_reject_inet, nft_ct)"
         }
         _ => "",
     }
@@ -211,10 +233,13 @@ fn hint(error: &io::Error) -> &'static str {
 pub const HEADER_BYTES: usize = 16;
 /// The kernel sends no datagram larger than 32 KiB for a dump.
 const RECEIVE_BYTES_MAX: usize = 65_536;
+/// Tries to read what others may be writing.
+const DUMP_TRIES_MAX: usize = 5;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 const NLMSGERR_ATTR_OFFS: u16 = 2;

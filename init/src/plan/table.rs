@@ -4,7 +4,7 @@
 //! Invariant: only what our rule sets need can be said here, so every value has both a text and an encoding.
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// The table, in family `inet`: its rules see IPv4 and IPv6.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,18 +67,23 @@ pub enum Base {
     Postrouting,
 }
 
-/// A rule: every match must hold, then its statements are run, in this order.
+/// A rule: when every match holds, its statements are run, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule(pub Vec<Term>);
+pub struct Rule {
+    /// What must hold of a packet.
+    pub matches: Vec<Match>,
+    /// What is then done.
+    pub statements: Vec<Statement>,
+}
 
-/// One match or statement of a rule.
+/// One condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Term {
+pub enum Match {
     /// The packet arrived by this interface.
     InterfaceIn(&'static str),
     /// The packet leaves by any interface but this.
     NotInterfaceOut(&'static str),
-    /// The packet's interface on this side is in the set.
+    /// The packet's interface on this way is in the set.
     InterfaceInSet(Way, &'static str),
     /// The packet's protocol is this.
     Protocol(Layer4),
@@ -87,7 +92,7 @@ pub enum Term {
     /// An IPv4 packet to 127.0.0.0/8.
     ToLoopback4,
     /// The packet goes to exactly this address.
-    ToAddress(std::net::IpAddr),
+    ToAddress(IpAddr),
     /// A packet of this family whose address on this side is in the set.
     AddressInSet(Family, Side, &'static str),
     /// The port on the destination's side is this.
@@ -114,19 +119,24 @@ pub enum Term {
     TransparentSocket,
     /// The destination is an address of this host.
     ToLocal,
-    /// Remembers source address and TCP port as a client that is being refused; no match when the set is full.
+}
+
+/// One thing that a rule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// Remembers source address and TCP port as a client that is being refused. Ends the rule when the set is full.
     Remember(Family, &'static str),
     /// Sets the packet mark.
     SetMark(u32),
     /// Sets the mark of the packet's conntrack entry.
     SetConntrackMark(u32),
-    /// Gives the packet to the transparent listener on this port; no match when there is none.
+    /// Gives the packet to the transparent listener on this port. Ends the rule when there is none.
     Tproxy(u16),
     /// Answers with a TCP reset.
     RejectReset,
     /// Answers with ICMP "port unreachable".
     RejectUnreachable,
-    /// Ends the walk through this hook's chains of ours.
+    /// Ends the walk through our chains at this hook.
     Accept,
     /// Ends the packet.
     Drop,
@@ -175,6 +185,13 @@ pub enum Layer4 {
 impl Family {
     /// Both, in the order in which everything is done.
     pub const BOTH: [Self; 2] = [Self::Ip4, Self::Ip6];
+}
+
+impl Rule {
+    /// A rule of these matches and statements.
+    pub fn new(matches: impl Into<Vec<Match>>, statements: impl Into<Vec<Statement>>) -> Self {
+        Self { matches: matches.into(), statements: statements.into() }
+    }
 }
 
 impl Content {

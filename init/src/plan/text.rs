@@ -157,15 +157,18 @@ impl Display for Base {
 
 impl Display for Rule {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for (number, term) in self.0.iter().enumerate() {
-            let space = if number == 0 { "" } else { " " };
+        let mut space = "";
+        for term in
+            self.matches.iter().map(|term| term as &dyn Display).chain(self.statements.iter().map(|term| term as _))
+        {
             write!(f, "{space}{term}")?;
+            space = " ";
         }
         Ok(())
     }
 }
 
-impl Display for Term {
+impl Display for Match {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::InterfaceIn(name) => write!(f, "iifname \"{name}\""),
@@ -190,6 +193,13 @@ impl Display for Term {
             Self::ConntrackReply => f.write_str("ct direction reply"),
             Self::TransparentSocket => f.write_str("socket transparent 1"),
             Self::ToLocal => f.write_str("fib daddr type local"),
+        }
+    }
+}
+
+impl Display for Statement {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
             Self::Remember(family, set) => write!(f, "update @{set} {{ {family} saddr . tcp sport }}"),
             Self::SetMark(mark) => write!(f, "meta mark set {mark:#x}"),
             Self::SetConntrackMark(mark) => write!(f, "ct mark set {mark:#x}"),

@@ -24,13 +24,13 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The sockets of the pod cannot be listed.
-    #[error("cannot read /proc/self/net/tcp: {0}")]
+    #[error("cannot read /proc/self/net/tcp")]
     Sockets(#[source] io::Error),
     /// We cannot listen as the proxy does.
-    #[error("cannot listen on port {OUTBOUND_PORT} as the proxy would, to see the probe arrive: {0}")]
+    #[error("cannot listen on port {OUTBOUND_PORT} as the proxy would, to see the probe arrive")]
     Listen(#[source] io::Error),
     /// The client side of the probe cannot be made.
-    #[error("cannot make a socket for the probe: {0}")]
+    #[error("cannot make a socket for the probe")]
     Client(#[source] io::Error),
     /// Nothing answered.
     #[error("a connection to {to} was not captured: nothing answered it within {} s", PROBE_TIMEOUT.as_secs())]
@@ -39,7 +39,7 @@ pub enum ProbeError {
         to: SocketAddr,
     },
     /// The dial ended with an error.
-    #[error("a connection to {to} was not captured: {source}; the listener on port {OUTBOUND_PORT} did not get it")]
+    #[error("a connection to {to} did not get to the listener on port {OUTBOUND_PORT}, so it was not captured")]
     Failed {
         /// The probe's address.
         to: SocketAddr,

@@ -7,20 +7,20 @@ use std::{
 
 /// One socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TcpEntry {
+pub(super) struct TcpEntry {
     /// Its own address.
-    pub local: SocketAddr,
+    pub(super) local: SocketAddr,
     /// The other end's.
-    pub remote: SocketAddr,
+    pub(super) remote: SocketAddr,
     /// Whether it listens.
-    pub listens: bool,
+    pub(super) listens: bool,
 }
 
 /// All sockets; IPv4 addresses are told as such, whatever the socket's family.
 ///
 /// # Errors
 /// When /proc is not mounted. A kernel without IPv6 has no second file.
-pub fn tcp() -> io::Result<Vec<TcpEntry>> {
+pub(super) fn tcp() -> io::Result<Vec<TcpEntry>> {
     let mut text = fs::read_to_string("/proc/self/net/tcp")?;
     text.push_str(&fs::read_to_string("/proc/self/net/tcp6").unwrap_or_default());
     Ok(text.lines().filter_map(entry).collect())
