@@ -65,7 +65,7 @@ impl Binary {
         Self { path }
     }
 
-    /// The version, as in `1.40.0`, or the whole line of `envoy --version` if that looks different.
+    /// The version, as in `1.40.0`, or what `envoy --version` says instead.
     ///
     /// # Errors
     /// When it cannot be run, with the way out.
@@ -75,8 +75,9 @@ impl Binary {
             format!("{}: Envoy does not start; {way_out}", self.path.display())
         })?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let line = text.lines().find(|line| line.contains("version")).unwrap_or_default().trim();
-        Ok(line.split('/').find(|part| part.contains('.') && !part.contains(' ')).unwrap_or(line).to_owned())
+        // "…/envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL"
+        let line = text.lines().find_map(|line| Some(line.split_once("version: ")?.1)).unwrap_or_default();
+        Ok(line.split('/').nth(1).unwrap_or(line).to_owned())
     }
 }
 

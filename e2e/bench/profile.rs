@@ -8,12 +8,13 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use heddle_e2e::program;
 use std::{
+    fmt::Write,
     path::Path,
     process::{Command, Stdio},
     thread,
 };
 
-/// Samples and counts calls in two separate runs of load; returns a text, an empty one
+/// Samples, and counts calls, in two separate runs of load; returns a text, an empty one
 /// without proxies. The samples stay in `folder`.
 ///
 /// # Errors
@@ -30,19 +31,37 @@ pub(crate) fn take(bed: &Bed, plan: &Plan<'_>, folder: &Path) -> Result<String> 
     record.args(["--", "sleep", &seconds]);
     beside_load(bed, plan, record)?;
     let mut text = format!("== {}: samples by binary, then by symbol\n", bed.subject);
-    for sort in ["dso", "dso,symbol"] {
+    for sort in ["overhead,dso", "overhead,dso,symbol"] {
         let mut report = Command::new(&perf);
         report.args(["report", "--stdio", "-q", "-g", "none", "--no-children", "--percent-limit", PERCENT_MIN]);
-        report.args(["--sort", sort, "-i"]).arg(&samples);
+        report.args(["--fields", sort, "-i"]).arg(&samples);
         text.push_str(&output(report)?);
     }
 
-    let mut trace = Command::new(&perf);
-    trace.args(["trace", "-s", "-p", &pids, "--", "sleep", &seconds]);
-    let (said, requests) = beside_load(bed, plan, trace)?;
-    text.push_str(&format!("== {}: system calls during {requests:.0} requests\n", bed.subject));
-    text.push_str(&said);
+    let mut stat = Command::new(&perf);
+    stat.args(["stat", "-x", ",", "-p", &pids, "-e", &events(), "--", "sleep", &seconds]);
+    let (said, requests) = beside_load(bed, plan, stat)?;
+    let _infallible = writeln!(text, "== {}: for each of {requests:.0} requests", bed.subject);
+    for line in said.lines() {
+        // perf-stat(1), CSV: value, unit, event, …
+        let mut fields = line.split(',');
+        let (count, name) = (fields.next().and_then(|count| count.parse::<f64>().ok()), fields.nth(1));
+        if let (Some(count), Some(name)) = (count.filter(|count| count / requests >= COUNT_MIN), name) {
+            let short = name.trim_start_matches("syscalls:sys_enter_").trim_start_matches("raw_syscalls:");
+            let _infallible = writeln!(text, "{:8.2}  {short}", count / requests);
+        }
+    }
     Ok(text)
+}
+
+/// All system calls, those that move bytes or wait, and switches.
+fn events() -> String {
+    let calls = SYSCALLS.map(|name| format!("syscalls:sys_enter_{name}"));
+    ["raw_syscalls:sys_enter".to_owned(), "context-switches".to_owned()]
+        .into_iter()
+        .chain(calls)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Runs `command` while wrk loads the bed: what it said, and the requests.
@@ -60,10 +79,27 @@ fn output(mut command: Command) -> Result<String> {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {}: {said}{complaint}", output.status);
-    // perf trace prints its summary to standard error.
+    // perf stat prints its counts to standard error.
     Ok(if said.trim().is_empty() { complaint.into_owned() } else { said })
 }
 
 const FREQUENCY_HZ: &str = "997";
 /// Symbols with less are left out.
 const PERCENT_MIN: &str = "0.7";
+/// What happens less often a request is left out.
+const COUNT_MIN: f64 = 0.005;
+const SYSCALLS: [&str; 13] = [
+    "sendto",
+    "sendmsg",
+    "write",
+    "writev",
+    "recvfrom",
+    "recvmsg",
+    "read",
+    "readv",
+    "epoll_wait",
+    "epoll_pwait",
+    "epoll_ctl",
+    "futex",
+    "splice",
+];
