@@ -134,12 +134,9 @@ async fn serve_stream(
             return Err(error);
         }
     };
-    let tunnel = match incoming.accept() {
-        Ok(tunnel) => tunnel,
-        Err(_) => {
-            socket::reset(application);
-            return Err(ConnectionError::TunnelGone);
-        }
+    let Ok(tunnel) = incoming.accept() else {
+        socket::reset(application);
+        return Err(ConnectionError::TunnelGone);
     };
     let count = ByteCounts::default();
     let result = tokio::select! {

@@ -103,6 +103,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        self.sink.metrics.dry_run_denied(self.dry_run.len());
         self.sink.metrics.closed(self.direction, self.flag, self.bytes_sent, self.bytes_received);
         if let Some(log) = &self.sink.log
             && !log.write(self)
