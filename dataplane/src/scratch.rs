@@ -1,21 +1,15 @@
-//! Memory that all connections of a thread take turns with, so that none of them holds what it does not need now.
+//! Memory that the connections of a thread take turns with, so that none of them holds what it does not need now.
 //!
-//! A read lands in one big buffer that everybody shares; what must survive the turn goes into a [`Queue`], whose memory is
-//! lent and goes back when the queue is empty. An idle connection has none.
+//! Memory is lent for as long as there is something in it, and goes back to the thread then. An idle connection has none.
 
 use std::cell::RefCell;
 
-/// Calls `read` with this thread's read buffer, [`READ_BYTES`] long. What is in it is left over from others.
-///
-/// # Panics
-/// When `read` itself calls this.
+/// Calls `read` with memory for one read, [`READ_BYTES`] long. What is in it is left over from others.
 pub fn with<R>(read: impl FnOnce(&mut [u8]) -> R) -> R {
-    READ.with_borrow_mut(|buffer| {
-        if buffer.is_empty() {
-            buffer.resize(READ_BYTES, 0);
-        }
-        read(buffer)
-    })
+    let mut memory = lend(READ_BYTES);
+    let result = read(&mut memory[..READ_BYTES]);
+    give_back(memory);
+    result
 }
 
 /// Bytes in and out in order, in memory that the thread lends.
@@ -43,6 +37,11 @@ impl Queue {
         &self.memory[self.start..self.end]
     }
 
+    /// The bytes in it, to be changed in place.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.end]
+    }
+
     /// Appends.
     pub fn extend(&mut self, bytes: &[u8]) {
         self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
@@ -52,7 +51,7 @@ impl Queue {
     /// At least `bytes` of room behind the last byte, with anything in it. What is written there counts once committed.
     pub fn room(&mut self, bytes: usize) -> &mut [u8] {
         if self.memory.is_empty() {
-            self.memory = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+            self.memory = lend(bytes);
         }
         if self.memory.len() - self.end < bytes && self.start > 0 {
             self.memory.copy_within(self.start..self.end, 0);
@@ -60,7 +59,7 @@ impl Queue {
         }
         if self.memory.len() - self.end < bytes {
             let needed = self.end + bytes;
-            self.memory.resize(needed.max(2 * self.memory.len()).max(LENT_BYTES_MIN), 0);
+            self.memory.resize(needed.max(2 * self.memory.len()), 0);
         }
         &mut self.memory[self.end..]
     }
@@ -87,17 +86,7 @@ impl Queue {
 
     fn give_back(&mut self) {
         (self.start, self.end) = (0, 0);
-        let memory = std::mem::take(&mut self.memory);
-        if memory.is_empty() || memory.len() > LENT_BYTES_MAX {
-            return;
-        }
-        // A thread that ends takes its memory along.
-        let _ = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if spare.len() < SPARE_MAX {
-                spare.push(memory);
-            }
-        });
+        give_back(std::mem::take(&mut self.memory));
     }
 }
 
@@ -107,19 +96,56 @@ impl Drop for Queue {
     }
 }
 
-thread_local! {
-    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+/// Initialised memory of at least this length.
+fn lend(bytes: usize) -> Vec<u8> {
+    let large = bytes >= READ_BYTES;
+    let mut memory = SPARE.with_borrow_mut(|spare| spare.shelf(large).pop()).unwrap_or_default();
+    let bytes = if large { bytes } else { bytes.max(SMALL_BYTES) };
+    if memory.len() < bytes {
+        memory.resize(bytes, 0);
+    }
+    memory
 }
 
-/// Length of the shared read buffer: beyond it bulk got no faster.
+fn give_back(memory: Vec<u8>) {
+    if memory.is_empty() || memory.len() > LENT_BYTES_MAX {
+        return;
+    }
+    // A thread that ends takes its memory along.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        let shelf = spare.shelf(memory.len() >= READ_BYTES);
+        if shelf.len() < SPARE_MAX {
+            shelf.push(memory);
+        }
+    });
+}
+
+/// Memory that waits to be lent.
+#[derive(Default)]
+struct Spare {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+}
+
+impl Spare {
+    fn shelf(&mut self, large: bool) -> &mut Vec<Vec<u8>> {
+        if large { &mut self.large } else { &mut self.small }
+    }
+}
+
+thread_local! {
+    static SPARE: RefCell<Spare> = RefCell::default();
+}
+
+/// Memory for one read of a socket: beyond it bulk got no faster.
 pub const READ_BYTES: usize = 256 * 1024;
-/// A queue starts with this much memory when the thread has none to lend.
-const LENT_BYTES_MIN: usize = 4 * 1024;
+/// What is lent when less would do.
+const SMALL_BYTES: usize = 16 * 1024;
 /// Memory that grew beyond this is freed, not lent again.
 const LENT_BYTES_MAX: usize = 1024 * 1024;
-/// Pieces of memory that a thread keeps for the next queue.
-const SPARE_MAX: usize = 6;
+/// Pieces of memory of either kind that a thread keeps for the next one who asks.
+const SPARE_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {

@@ -57,7 +57,12 @@ impl Socket {
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<Result<usize, RelayError>> {
         loop {
             ready!(self.tcp.poll_write_ready(cx)).map_err(|error| self.error(error))?;
-            match self.tcp.try_write_vectored(pieces) {
+            let result = match pieces {
+                // Cheaper than a vector of one.
+                [piece] => self.tcp.try_write(piece),
+                pieces => self.tcp.try_write_vectored(pieces),
+            };
+            match result {
                 Ok(written) => return Poll::Ready(Ok(written)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(self.error(error))),

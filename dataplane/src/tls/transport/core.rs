@@ -1,6 +1,6 @@
 //! The state behind a TLS stream: socket, session and buffers.
 
-use super::session::{Session, Stage};
+use super::session::{RECORD_PLAIN_BYTES, Session, Stage};
 use crate::scratch::{self, Queue};
 use socket2::SockRef;
 use std::{
@@ -18,11 +18,13 @@ use tokio::{
 pub(super) struct Core {
     tcp: TcpStream,
     session: Session,
-    /// The beginning of a record whose end has not arrived: less than 17 KiB.
-    partial: Vec<u8>,
-    /// Decrypted and not yet read: at most what one read of the socket gave.
+    /// Received and not yet decrypted; holds memory only while somebody reads.
+    input: Queue,
+    /// The beginning of a record whose end has not arrived: mostly less than 17 KiB.
+    partial: Box<[u8]>,
+    /// Decrypted and not yet read: at most one record.
     plain_in: Queue,
-    /// Written and not yet encrypted: at most [`WRITE_BYTES_MAX`].
+    /// Written and not yet encrypted; with what is encrypted at most [`WRITE_BYTES_MAX`], and the records' overhead.
     plain_out: Queue,
     /// Encrypted and not yet sent.
     records_out: Queue,
@@ -46,7 +48,8 @@ impl Core {
         Self {
             tcp,
             session,
-            partial,
+            input: Queue::default(),
+            partial: partial.into(),
             plain_in,
             plain_out: Queue::default(),
             records_out,
@@ -57,31 +60,40 @@ impl Core {
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while self.plain_in.is_empty() {
-            match self.receiving {
-                Receiving::Open => ready!(self.poll_receive(cx))?,
-                Receiving::Closed => return Poll::Ready(Ok(())),
-                Receiving::Failed => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        let start = buf.filled().len();
+        loop {
+            let taken = self.plain_in.len().min(buf.remaining());
+            buf.put_slice(&self.plain_in.filled()[..taken]);
+            self.plain_in.consume(taken);
+            if buf.remaining() == 0 || self.receiving == Receiving::Closed {
+                return Poll::Ready(Ok(()));
+            }
+            if self.receiving == Receiving::Failed {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if !self.input.is_empty() && self.decrypt(cx, buf)? {
+                continue;
+            }
+            if buf.filled().len() > start {
+                return Poll::Ready(Ok(()));
+            }
+            if let Err(error) = ready!(self.poll_receive(cx)) {
+                return Poll::Ready(Err(self.fail(error)));
             }
         }
-        let taken = self.plain_in.len().min(buf.remaining());
-        buf.put_slice(&self.plain_in.filled()[..taken]);
-        self.plain_in.consume(taken);
-        Poll::Ready(Ok(()))
     }
 
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.closing {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if self.plain_out.len() >= WRITE_BYTES_MAX {
+        if self.unsent_bytes() >= WRITE_BYTES_MAX {
             ready!(self.poll_send(cx))?;
         }
         let mut written = 0;
         for buf in bufs {
-            let room = WRITE_BYTES_MAX - self.plain_out.len();
-            let taken = buf.len().min(room);
-            self.plain_out.extend(&buf[..taken]);
+            let taken = buf.len().min(WRITE_BYTES_MAX.saturating_sub(self.unsent_bytes()));
+            self.append(&buf[..taken])?;
             written += taken;
             if taken < buf.len() {
                 break;
@@ -92,21 +104,47 @@ impl Core {
 
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            while !self.records_out.is_empty() {
-                ready!(self.tcp.poll_write_ready(cx))?;
-                match self.tcp.try_write(self.records_out.filled()) {
-                    Ok(sent) => self.records_out.consume(sent),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
+            if !self.plain_out.is_empty() && self.records_out.len() < WRITE_BYTES_MAX {
+                self.encrypt()?;
             }
-            if self.plain_out.is_empty() {
+            if self.records_out.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let encrypted = self.session.encrypt(self.plain_out.filled(), &mut self.records_out);
-            self.plain_out.clear();
-            encrypted.map_err(io::Error::other)?;
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match self.tcp.try_write(self.records_out.filled()) {
+                Ok(sent) => self.records_out.consume(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
+    }
+
+    fn unsent_bytes(&self) -> usize {
+        self.plain_out.len() + self.records_out.len()
+    }
+
+    /// Takes plaintext. Small pieces are gathered into full records; of large ones only what fills up a record is copied.
+    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() >= 2 * RECORD_PLAIN_BYTES {
+            let filling = self.plain_out.len().next_multiple_of(RECORD_PLAIN_BYTES) - self.plain_out.len();
+            let (filling, rest) = bytes.split_at(filling);
+            self.plain_out.extend(filling);
+            self.encrypt()?;
+            let (whole, rest) = rest.split_at(rest.len() / RECORD_PLAIN_BYTES * RECORD_PLAIN_BYTES);
+            self.session.encrypt(whole, &mut self.records_out).map_err(io::Error::other)?;
+            bytes = rest;
+        }
+        self.plain_out.extend(bytes);
+        Ok(())
+    }
+
+    fn encrypt(&mut self) -> io::Result<()> {
+        if self.plain_out.is_empty() {
+            return Ok(());
+        }
+        let result = self.session.encrypt(self.plain_out.filled(), &mut self.records_out);
+        self.plain_out.clear();
+        result.map_err(io::Error::other)
     }
 
     /// Appends close_notify behind everything that was written.
@@ -114,13 +152,10 @@ impl Core {
         if std::mem::replace(&mut self.closing, true) {
             return;
         }
-        let mut result = Ok(());
-        if !self.plain_out.is_empty() {
-            result = self.session.encrypt(self.plain_out.filled(), &mut self.records_out);
-            self.plain_out.clear();
-        }
         // A connection that can send no more cannot say so either; the peer then sees a cut, which it is.
-        let _ = result.and_then(|()| self.session.close(&mut self.records_out));
+        if self.encrypt().is_ok() {
+            let _ = self.session.close(&mut self.records_out);
+        }
     }
 
     /// Ends the sending half of the TCP connection.
@@ -142,7 +177,43 @@ impl Core {
         }
     }
 
-    /// Reads the socket once and decrypts what came.
+    /// Decrypts the next record of the input, into `buf` as far as it fits. False when there is no whole record left.
+    fn decrypt(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> io::Result<bool> {
+        let plain_in = &mut self.plain_in;
+        let plain = |bytes: &[u8]| {
+            let (now, later) = bytes.split_at(bytes.len().min(buf.remaining()));
+            buf.put_slice(now);
+            if !later.is_empty() {
+                plain_in.extend(later);
+            }
+        };
+        let received = match self.session.receive(self.input.filled_mut(), plain, &mut self.records_out) {
+            Ok(received) => received,
+            Err(error) => {
+                // What the alert says is for the peer; whether it arrives changes nothing here.
+                let _ = self.poll_send(cx);
+                return Err(self.fail(io::Error::new(io::ErrorKind::InvalidData, error)));
+            }
+        };
+        self.input.consume(received.used);
+        match received.stage {
+            Stage::Data => return Ok(true),
+            Stage::Handshake | Stage::Traffic => {}
+            Stage::PeerClosed => {
+                self.receiving = Receiving::Closed;
+                self.input.clear();
+                return Ok(true);
+            }
+        }
+        // Only the beginning of a record is left: it must not hold memory for a whole read.
+        if !self.input.is_empty() {
+            self.partial = self.input.filled().into();
+            self.input.clear();
+        }
+        Ok(false)
+    }
+
+    /// Reads the socket once.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.reads_left == 0 {
             // Others have a turn, even when this peer sends faster than we read.
@@ -150,56 +221,36 @@ impl Core {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let result = scratch::with(|buffer| {
-            let kept = self.partial.len();
-            if kept > PARTIAL_BYTES_MAX {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message has no end")));
-            }
-            let read = match poll_recv(&self.tcp, cx, &mut buffer[kept..]) {
-                Poll::Ready(read) => read?,
-                Poll::Pending => return Poll::Pending,
-            };
-            if read == 0 {
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the peer closed without close_notify",
-                )));
-            }
-            buffer[..kept].copy_from_slice(&self.partial);
-            self.partial.clear();
-            let records = &mut buffer[..kept + read];
-            let received = self
-                .session
-                .receive(records, &mut self.plain_in, &mut self.records_out)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            let rest = &records[received.used..];
-            if rest.is_empty() {
-                self.partial = Vec::new();
-            } else {
-                self.partial.extend_from_slice(rest);
-            }
-            Poll::Ready(Ok(received.stage))
-        });
-        match result {
-            Poll::Pending => {
-                self.reads_left = READS_PER_TURN;
-                Poll::Pending
-            }
-            Poll::Ready(Ok(stage)) => {
-                self.reads_left -= 1;
-                if stage == Stage::PeerClosed {
-                    self.receiving = Receiving::Closed;
-                }
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(error)) => {
-                self.receiving = Receiving::Failed;
-                self.partial = Vec::new();
-                // What the alert says is for the peer; whether it arrives changes nothing here.
-                let _ = self.poll_send(cx);
-                Poll::Ready(Err(error))
-            }
+        if self.partial.len() > PARTIAL_BYTES_MAX {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message has no end")));
         }
+        let kept = self.partial.len();
+        let room = &mut self.input.room(scratch::READ_BYTES)[..scratch::READ_BYTES];
+        let read = match poll_recv(&self.tcp, cx, &mut room[kept..]) {
+            Poll::Ready(Ok(0)) => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed without close_notify"))
+            }
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                self.input.clear();
+                self.reads_left = READS_PER_TURN;
+                return Poll::Pending;
+            }
+        };
+        let read = read?;
+        room[..kept].copy_from_slice(&self.partial);
+        self.partial = Box::default();
+        self.input.commit(kept + read);
+        self.reads_left -= 1;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives up the receiving side.
+    fn fail(&mut self, error: io::Error) -> io::Error {
+        self.receiving = Receiving::Failed;
+        self.partial = Box::default();
+        self.input.clear();
+        error
     }
 }
 
@@ -219,7 +270,7 @@ pub(super) fn poll_recv(tcp: &TcpStream, cx: &mut Context<'_>, buffer: &mut [u8]
     }
 }
 
-/// Plaintext that writers may leave before they have to wait for the socket; the same again may be encrypted and unsent.
+/// What writers may leave before they have to wait for the socket.
 const WRITE_BYTES_MAX: usize = 256 * 1024;
 /// More than the longest handshake message (64 KiB) and a record, which is all that can be incomplete.
 const PARTIAL_BYTES_MAX: usize = 96 * 1024;

@@ -63,14 +63,14 @@ async fn establish(mut tcp: TcpStream, mut session: Session) -> Result<(TlsStrea
     let mut input = Vec::new();
     let (mut plain, mut records) = (Queue::default(), Queue::default());
     loop {
-        let result = session.receive(&mut input, &mut plain, &mut records);
+        let result = session.receive(&mut input, |bytes| plain.extend(bytes), &mut records);
         // An alert goes out, too: it tells the peer what was wrong with it.
         let sent = send(&mut tcp, &mut records).await;
         let received = result?;
         sent?;
         input.drain(..received.used);
         match received.stage {
-            Stage::Traffic => break,
+            Stage::Traffic | Stage::Data => break,
             Stage::PeerClosed => return Err(TlsError::Closed),
             Stage::Handshake if input.len() >= HANDSHAKE_BYTES_MAX => return Err(TlsError::TooLong),
             Stage::Handshake => {}

@@ -16,10 +16,10 @@ pub(super) enum Session {
     Server(Box<UnbufferedServerConnection>),
 }
 
-/// What a run over received records came to.
+/// What a step over received records came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Received {
-    /// Bytes of the input that are done with. The rest is the beginning of a record.
+    /// Bytes of the input that are done with.
     pub used: usize,
     /// Where the connection stands now.
     pub stage: Stage,
@@ -28,9 +28,11 @@ pub(super) struct Received {
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// More of the peer's handshake is needed.
+    /// More of the peer's handshake is needed. What is left of the input is the beginning of a record.
     Handshake,
-    /// Data may be sent and received.
+    /// Some plaintext came out, and there may be more in the rest of the input.
+    Data,
+    /// Data may be sent and received. What is left of the input is the beginning of a record.
     Traffic,
     /// The peer said that it sends no more (close_notify).
     PeerClosed,
@@ -49,22 +51,23 @@ impl Session {
         Ok(Self::Server(Box::new(UnbufferedServerConnection::new(config)?)))
     }
 
-    /// Runs over received records: plaintext goes to `plain`, what the protocol itself has to say to `records`.
+    /// Goes over received records, up to the first one with data in it, which is handed to `plain`. What the protocol itself has
+    /// to say is appended to `records`.
     ///
     /// # Errors
     /// Anything wrong with the records or the peer. The alert for it is in `records`, to be sent before closing.
     pub(super) fn receive(
         &mut self,
         input: &mut [u8],
-        plain: &mut Queue,
+        mut plain: impl FnMut(&[u8]),
         records: &mut Queue,
     ) -> Result<Received, Error> {
         let mut used = 0;
         loop {
             let rest = &mut input[used..];
             let (discard, step) = match self {
-                Self::Client(session) => advance(session.process_tls_records(rest), plain, records),
-                Self::Server(session) => advance(session.process_tls_records(rest), plain, records),
+                Self::Client(session) => advance(session.process_tls_records(rest), &mut plain, records),
+                Self::Server(session) => advance(session.process_tls_records(rest), &mut plain, records),
             };
             used += discard;
             match step {
@@ -115,8 +118,8 @@ impl Session {
     fn alert(&mut self, records: &mut Queue) {
         loop {
             let (_, step) = match self {
-                Self::Client(session) => advance(session.process_tls_records(&mut []), &mut Queue::default(), records),
-                Self::Server(session) => advance(session.process_tls_records(&mut []), &mut Queue::default(), records),
+                Self::Client(session) => advance(session.process_tls_records(&mut []), &mut |_| {}, records),
+                Self::Server(session) => advance(session.process_tls_records(&mut []), &mut |_| {}, records),
             };
             let Ok(Step::Again) = step else { return };
         }
@@ -166,7 +169,7 @@ impl<Side> Encrypt for WriteTraffic<'_, Side> {
 
 fn advance<Side>(
     status: UnbufferedStatus<'_, '_, Side>,
-    plain: &mut Queue,
+    plain: &mut impl FnMut(&[u8]),
     records: &mut Queue,
 ) -> (usize, Result<Step, Error>) {
     let mut discard = status.discard;
@@ -180,12 +183,12 @@ fn advance<Side>(
                 match record {
                     Ok(record) => {
                         discard += record.discard;
-                        plain.extend(record.payload);
+                        plain(record.payload);
                     }
                     Err(error) => return (discard, Err(error)),
                 }
             }
-            Step::Again
+            Step::Rest(Stage::Data)
         }
         ConnectionState::EncodeTlsData(mut message) => {
             if let Err(error) = append(records, |room| message.encode(room)) {
@@ -247,7 +250,7 @@ fn append(
 }
 
 /// Most plaintext in a record (RFC 8446, section 5.1).
-const RECORD_PLAIN_BYTES: usize = 16 * 1024;
+pub(super) const RECORD_PLAIN_BYTES: usize = 16 * 1024;
 /// Head, content type and authentication tag of a record; for the last of the plaintext and for a key update there are
 /// two more of them.
 const RECORD_EXTRA_BYTES: usize = 64;

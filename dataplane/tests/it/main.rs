@@ -1,0 +1,5 @@
+//! The dataplane in-process on loopback: two proxies' carriers, hostile peers, no sleeps.
+
+mod carrier;
+mod certificates;
+mod support;

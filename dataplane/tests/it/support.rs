@@ -1,0 +1,19 @@
+//! What the tests share: a CA, two proxies, and applications.
+
+mod ca;
+mod mesh;
+
+pub(crate) use ca::{Ca, Leaf};
+pub(crate) use mesh::{Mesh, Options, accept_one, echo, listen};
+
+use std::time::Duration;
+use tokio::runtime::{Builder, LocalOptions};
+
+/// Runs a test as a worker runs: one thread, and tasks that stay on it. It must be over in a minute of its clock.
+pub(crate) fn local<T>(test: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .expect("a runtime can be built");
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs") })
+}

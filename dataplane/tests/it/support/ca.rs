@@ -1,0 +1,130 @@
+//! A CA that issues what a mesh's would, and what it never would.
+
+use heddle_dataplane::{identity::Svid, tls};
+use heddle_mesh::identity::SpiffeId;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    NameConstraints, SanType, date_time_ymd,
+};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
+    server::danger::ClientCertVerifier,
+    sign::{CertifiedKey, SingleCertAndKey},
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use std::{sync::Arc, time::SystemTime};
+
+pub(crate) struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) roots: Arc<RootCertStore>,
+}
+
+/// What a leaf certificate says.
+#[derive(Clone)]
+pub(crate) struct Leaf {
+    pub(crate) uris: Vec<String>,
+    pub(crate) dns: Vec<String>,
+    pub(crate) common_name: String,
+    pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
+    pub(crate) years: (i32, i32),
+}
+
+impl Leaf {
+    /// A sound one.
+    pub(crate) fn of(uri: &str) -> Self {
+        Self {
+            uris: vec![uri.to_owned()],
+            dns: Vec::new(),
+            common_name: String::new(),
+            usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            years: (2020, 2200),
+        }
+    }
+}
+
+impl Ca {
+    pub(crate) fn new() -> Self {
+        Self::constrained(None)
+    }
+
+    pub(crate) fn constrained(name_constraints: Option<NameConstraints>) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::OrganizationName, "a mesh under test");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.name_constraints = name_constraints;
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params.self_signed(&key).expect("the parameters are sound");
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).expect("the certificate is sound");
+        Self { issuer: Issuer::new(params, key), roots: Arc::new(roots) }
+    }
+
+    /// A leaf and its key.
+    pub(crate) fn issue(&self, leaf: &Leaf) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let mut params = CertificateParams::default();
+        let uris = leaf.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().expect("ASCII")));
+        let names = leaf.dns.iter().map(|name| SanType::DnsName(name.as_str().try_into().expect("ASCII")));
+        params.subject_alt_names = uris.chain(names).collect();
+        params.distinguished_name.push(DnType::CommonName, leaf.common_name.as_str());
+        params.extended_key_usages.clone_from(&leaf.usages);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = date_time_ymd(leaf.years.0, 1, 1);
+        params.not_after = date_time_ymd(leaf.years.1, 1, 1);
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params.signed_by(&key, &self.issuer).expect("the parameters are sound");
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        (vec![certificate.der().clone()], key)
+    }
+
+    /// A workload's own certificate.
+    pub(crate) fn svid(&self, id: &str) -> Arc<Svid> {
+        let (chain, key) = self.issue(&Leaf::of(id));
+        Arc::new(Svid::new(chain, key, self.roots.clone(), SystemTime::now()).expect("a sound certificate"))
+    }
+
+    /// A client with any certificate, or none, that believes every server of this CA.
+    pub(crate) fn client_config(&self, leaf: Option<&Leaf>, id_of_server: &SpiffeId) -> Arc<ClientConfig> {
+        let sound =
+            tls::client_config(&self.svid("spiffe://cluster.local/ns/a/sa/any"), std::slice::from_ref(id_of_server));
+        let mut config = (*sound).clone();
+        match leaf {
+            Some(leaf) => config.client_auth_cert_resolver = Arc::new(self.key(leaf)),
+            None => {
+                let verifier = WebPkiServerVerifier::builder_with_provider(self.roots.clone(), tls::provider().clone());
+                let verifier: Arc<dyn ServerCertVerifier> = verifier.build().expect("there are roots");
+                config = ClientConfig::builder_with_provider(tls::provider().clone())
+                    .with_protocol_versions(&[&TLS13])
+                    .expect("TLS 1.3")
+                    .dangerous()
+                    .with_custom_certificate_verifier(verifier)
+                    .with_no_client_auth();
+                config.alpn_protocols = vec![b"h2".to_vec()];
+                config.resumption = Resumption::disabled();
+            }
+        }
+        Arc::new(config)
+    }
+
+    /// A server with any certificate, that lets in every client of this CA.
+    pub(crate) fn server_config(&self, leaf: &Leaf) -> Arc<ServerConfig> {
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(self.roots.clone(), tls::provider().clone());
+        let verifier: Arc<dyn ClientCertVerifier> = verifier.build().expect("there are roots");
+        let mut config = ServerConfig::builder_with_provider(tls::provider().clone())
+            .with_protocol_versions(&[&TLS13])
+            .expect("TLS 1.3")
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(self.key(leaf)));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+
+    fn key(&self, leaf: &Leaf) -> SingleCertAndKey {
+        let (chain, key) = self.issue(leaf);
+        CertifiedKey::from_der(chain, key, tls::provider()).expect("the key goes with the certificate").into()
+    }
+}
