@@ -1,0 +1,5 @@
+//! Where manifests come from: a folder, watched.
+
+pub mod document;
+pub mod folder;
+pub mod watch;
