@@ -12,6 +12,7 @@
 
 pub mod app;
 pub mod artifacts;
+pub mod interrupt;
 pub mod mesh;
 pub mod netns;
 pub mod pod;

@@ -63,7 +63,7 @@ impl fmt::Display for Mode {
 pub struct Builder {
     family: Family,
     mode: Mode,
-    name: Option<String>,
+    prefix: String,
     test: String,
     manifests: Option<PathBuf>,
     controller: bool,
@@ -81,8 +81,13 @@ impl Builder {
     /// Namespaces are called `heddle-<name>-…` instead of `heddle-<pid>-<n>-…`, and no sweep touches them.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
-        self.name = Some(name.to_owned());
+        self.prefix = format!("heddle-{name}");
         self
+    }
+
+    /// What the names of its namespaces start with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The test's name, under which artifacts of a failure are kept.
@@ -119,10 +124,7 @@ impl Builder {
     /// Without root's rights, or when a program is missing.
     pub fn build(self) -> Result<TestMesh> {
         netns::sweep();
-        let prefix = match &self.name {
-            Some(name) => format!("heddle-{name}"),
-            None => format!("heddle-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)),
-        };
+        let prefix = self.prefix;
         let folder = std::env::temp_dir().join(&prefix);
         for part in ["logs", "wire", "manifests", "pods", "bin"] {
             fs::create_dir_all(folder.join(part)).with_context(|| folder.join(part).display().to_string())?;
@@ -191,8 +193,15 @@ pub(crate) struct Shared {
 impl TestMesh {
     /// A mesh whose names resolve to this family.
     pub fn builder(family: Family) -> Builder {
-        let test = "mesh".to_owned();
-        Builder { family, mode: Mode::Tproxy, name: None, test, manifests: None, controller: true, outlives_us: false }
+        Builder {
+            family,
+            mode: Mode::Tproxy,
+            prefix: format!("heddle-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)),
+            test: "mesh".to_owned(),
+            manifests: None,
+            controller: true,
+            outlives_us: false,
+        }
     }
 
     /// Adds a pod of this name. It is a meshed one in namespace [`NAMESPACE`], with a service account of its own name.
@@ -235,20 +244,14 @@ impl TestMesh {
         SocketAddr::new(self.shared.family.pick(*v4, *v6), port)
     }
 
-    /// Names a service of fixed manifests.
+    /// Puts a file of `e2e/manifests/tests` into the controller's folder, and waits until every proxy has acknowledged it.
     ///
     /// # Errors
-    /// When the hosts file cannot be written.
-    pub fn name_service(&self, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
-        self.shared.name(name, v4, v6)
-    }
-
-    /// Writes manifests into the controller's folder as `file`, and waits until every proxy has acknowledged them.
-    ///
-    /// # Errors
-    /// When that takes longer than the usual patience.
-    pub fn apply(&self, file: &str, manifests: &str) -> Result<()> {
-        self.controller().change(|| self.shared.write_manifest(file, manifests))
+    /// When there is no such file, or that takes longer than the usual patience.
+    pub fn apply(&self, file: &str) -> Result<()> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/tests").join(file);
+        let manifests = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        self.controller().change(|| self.shared.write_manifest(file, &manifests))
     }
 
     /// Takes manifests of [`TestMesh::apply`] away again, and waits as it does.
@@ -257,7 +260,7 @@ impl TestMesh {
     /// As [`TestMesh::apply`], or when there is no such file.
     pub fn delete(&self, file: &str) -> Result<()> {
         let path = self.shared.folder.join("manifests").join(file);
-        self.controller().change(|| fs::remove_file(&path).with_context(|| path.display().to_string()))
+        self.controller().change(|| fs::remove_file(&path).map(|()| true).with_context(|| path.display().to_string()))
     }
 
     /// Ends a test: a failure is noted, so that its artifacts are kept, and reported.
@@ -298,17 +301,16 @@ impl Drop for TestMesh {
     }
 }
 
-/// Takes down a named mesh that was left running.
+/// Takes down whatever there is of the mesh with this prefix, and says how many namespaces that were.
 ///
 /// # Errors
 /// When a process does not end.
-pub fn remove(name: &str) -> Result<usize> {
-    let prefix = format!("heddle-{name}");
+pub fn remove(prefix: &str) -> Result<usize> {
     let namespaces = netns::list(&format!("{prefix}-"));
     for namespace in &namespaces {
         netns::remove(namespace)?;
     }
-    let folder = std::env::temp_dir().join(&prefix);
+    let folder = std::env::temp_dir().join(prefix);
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
@@ -362,20 +364,26 @@ impl Shared {
         if self.fixed_manifests {
             return Ok(());
         }
-        self.write_manifest(&format!("namespace-{}.yaml", pod.namespace), &manifest::namespace(&pod.namespace))?;
-        let service = pod.service.as_ref().and_then(|name| Some((name.as_str(), self.service_addresses(name)?)));
-        self.write_manifest(&format!("pod-{}.yaml", pod.name), &manifest::pod(pod, service))
+        Controller::of(self).change(|| self.write_pod_now(pod))
     }
 
-    /// Puts a file into the controller's folder in one step.
-    fn write_manifest(&self, file: &str, text: &str) -> Result<()> {
+    fn write_pod_now(&self, pod: &State) -> Result<bool> {
+        let namespace = format!("namespace-{}.yaml", pod.namespace);
+        let changed = self.write_manifest(&namespace, &manifest::namespace(&pod.namespace))?;
+        let service = pod.service.as_ref().and_then(|name| Some((name.as_str(), self.service_addresses(name)?)));
+        Ok(self.write_manifest(&format!("pod-{}.yaml", pod.name), &manifest::pod(pod, service))? || changed)
+    }
+
+    /// Puts a file into the controller's folder in one step; whether it is not the same as before.
+    fn write_manifest(&self, file: &str, text: &str) -> Result<bool> {
         ensure!(!file.contains('/'), "`{file}` is not a file name");
         let path = self.folder.join("manifests").join(file);
         if fs::read_to_string(&path).is_ok_and(|old| old == text) {
-            return Ok(());
+            return Ok(false);
         }
         let fresh = path.with_added_extension("new");
-        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)).with_context(|| path.display().to_string())
+        fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)).with_context(|| path.display().to_string())?;
+        Ok(true)
     }
 
     /// A program in one of this mesh's namespaces, with its hosts file.

@@ -40,14 +40,14 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// One that is there already, and stays when this value is dropped.
+    pub fn existing(name: &str) -> Option<Self> {
+        path_of(name).exists().then(|| Self { name: name.to_owned(), kept: true })
+    }
+
     /// Its name, as `ip netns` lists it.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Leaves it in place when dropped.
-    pub fn keep(&mut self) {
-        self.kept = true;
     }
 
     /// The command that enters it.

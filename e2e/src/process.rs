@@ -61,13 +61,23 @@ pub struct Launch<'a> {
     mounts: Vec<(PathBuf, PathBuf)>,
     variables: Vec<(OsString, OsString)>,
     outlives_us: bool,
+    in_the_terminal: bool,
 }
 
 impl<'a> Launch<'a> {
     /// `program` in `namespace`.
     pub fn new(namespace: &'a Namespace, program: impl Into<PathBuf>, rights: Rights) -> Self {
         let (arguments, mounts, variables) = (Vec::new(), Vec::new(), Vec::new());
-        Self { namespace, program: program.into(), arguments, rights, mounts, variables, outlives_us: false }
+        Self {
+            namespace,
+            program: program.into(),
+            arguments,
+            rights,
+            mounts,
+            variables,
+            outlives_us: false,
+            in_the_terminal: false,
+        }
     }
 
     /// Adds arguments.
@@ -96,6 +106,13 @@ impl<'a> Launch<'a> {
     #[must_use]
     pub fn outlives_us(mut self, outlives: bool) -> Self {
         self.outlives_us = outlives;
+        self
+    }
+
+    /// Leaves it in this program's process group, so that it may read from the terminal; and it is not killed with us.
+    #[must_use]
+    pub fn in_the_terminal(mut self) -> Self {
+        (self.in_the_terminal, self.outlives_us) = (true, true);
         self
     }
 
@@ -166,8 +183,11 @@ impl<'a> Launch<'a> {
         command.arg(fate).args(self.rights.setpriv()).arg(&self.program).args(&self.arguments);
         command.env_clear().env("PATH", std::env::join_paths(program::search_path())?);
         command.env("LANG", "C.UTF-8").env("HOME", "/").env("RUST_BACKTRACE", "1").envs(self.variables);
-        // A group of its own, so that what it forks ends with it, and Ctrl-C reaches only the harness.
-        command.current_dir("/").process_group(0);
+        command.envs(std::env::var_os("TERM").map(|term| ("TERM", term))).current_dir("/");
+        if !self.in_the_terminal {
+            // A group of its own, so that what it forks ends with it, and Ctrl-C reaches only the harness.
+            command.process_group(0);
+        }
         Ok(command)
     }
 

@@ -29,6 +29,10 @@ pub struct Controller<'a> {
 pub struct Status {
     /// Grows with every change of what it serves.
     pub revision: u64,
+    /// How many files of manifests it has read for it.
+    pub files: usize,
+    /// What is wrong in them.
+    pub mistakes: Vec<String>,
     /// The proxies that are connected.
     pub nodes: Vec<Node>,
 }
@@ -99,16 +103,23 @@ impl<'a> Controller<'a> {
         serde_json::from_str(&body).with_context(|| format!("the controller's /status: {body}"))
     }
 
-    /// Makes a change to its folder, and waits until it serves it and every proxy has it.
-    pub(super) fn change(self, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Makes a change to its folder, and waits until it has read it and every proxy has it. The change says whether there is
+    /// one; every change but a pod's adds or removes a file.
+    pub(super) fn change(self, change: impl FnOnce() -> Result<bool>) -> Result<()> {
+        if lock(&self.shared.controller).is_none() {
+            return change().map(drop);
+        }
+        // Changes wait for each other, so the next revision with as many files as there are has this one in it.
         let before = self.status()?.revision;
-        change()?;
-        wait::until(
-            "the controller's next revision",
-            PATIENCE,
-            || Ok((self.status()?.revision > before).then_some(())),
-        )
-        .with_context(|| format!("the controller said: {}", self.last_words()))?;
+        if !change()? {
+            return Ok(());
+        }
+        let files = fs::read_dir(self.shared.folder.join("manifests"))?.count();
+        let status = wait::until("the controller's next revision", PATIENCE, || {
+            Ok(Some(self.status()?).filter(|status| status.revision > before && status.files == files))
+        });
+        let status = status.with_context(|| format!("the controller said: {}", self.last_words()))?;
+        ensure!(status.mistakes.is_empty(), "the manifests have mistakes: {:#?}", status.mistakes);
         self.settle()
     }
 
@@ -140,6 +151,11 @@ impl<'a> Controller<'a> {
         let launch = self.launch()?.args(["token".as_ref(), "--state".as_ref(), self.state().as_os_str()]);
         let arguments = ["--namespace", namespace, "--service-account", service_account, "--pod", pod];
         Ok(launch.args(arguments).output(PATIENCE)?.success()?.trim().to_owned())
+    }
+
+    /// Where the pods reach it.
+    pub fn address(self) -> std::net::IpAddr {
+        self.shared.node_address()
     }
 
     /// Its state folder: the root certificate, and the keys.

@@ -15,25 +15,52 @@ pub struct Digest {
 ///
 /// # Errors
 /// What the writer says.
-pub fn send(mut to: impl Write, seed: u64, bytes: u64) -> io::Result<Digest> {
-    let mut state = seed | 1;
-    let mut digest = Hasher::default();
-    let mut block = vec![0; BLOCK_BYTES];
-    let mut left = bytes;
-    while left > 0 {
-        for word in block.chunks_exact_mut(8) {
-            // xorshift64 (Marsaglia): cheap, and no block repeats.
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            word.copy_from_slice(&state.to_le_bytes());
-        }
-        let part = usize::try_from(left).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
-        to.write_all(&block[..part])?;
-        digest.add(&block[..part]);
-        left -= part as u64;
+pub fn send(to: impl Write, seed: u64, bytes: u64) -> io::Result<Digest> {
+    let mut sender = Sender::new(seed);
+    sender.send(to, bytes)?;
+    Ok(sender.digest())
+}
+
+/// A stream of pseudo-random bytes that is sent part by part.
+#[derive(Debug)]
+pub struct Sender {
+    state: u64,
+    hasher: Hasher,
+    block: Vec<u8>,
+}
+
+impl Sender {
+    /// The stream that follows from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed | 1, hasher: Hasher::default(), block: vec![0; BLOCK_BYTES] }
     }
-    Ok(digest.finish())
+
+    /// Writes the next `bytes` of it.
+    ///
+    /// # Errors
+    /// What the writer says.
+    pub fn send(&mut self, mut to: impl Write, bytes: u64) -> io::Result<()> {
+        let mut left = bytes;
+        while left > 0 {
+            for word in self.block.chunks_exact_mut(8) {
+                // xorshift64 (Marsaglia): cheap, and no block repeats.
+                self.state ^= self.state << 13;
+                self.state ^= self.state >> 7;
+                self.state ^= self.state << 17;
+                word.copy_from_slice(&self.state.to_le_bytes());
+            }
+            let part = usize::try_from(left).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
+            to.write_all(&self.block[..part])?;
+            self.hasher.add(&self.block[..part]);
+            left -= part as u64;
+        }
+        Ok(())
+    }
+
+    /// What it hashes to so far.
+    pub fn digest(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
 }
 
 /// Reads to the end, and says what arrived.
@@ -51,7 +78,7 @@ pub fn receive(mut from: impl Read) -> io::Result<Digest> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Hasher {
     hash: u64,
     bytes: u64,

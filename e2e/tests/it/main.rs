@@ -31,7 +31,14 @@ macro_rules! scenarios {
     };
 }
 
+mod capture;
+mod drain;
 mod harness;
+mod mtls;
+mod peer;
+mod policy;
+mod support;
+mod tcp;
 
 /// Runs one scenario on a mesh of its own.
 fn run(test: &str, mode: Mode, family: Family, scenario: fn(&TestMesh) -> Result<()>) {
