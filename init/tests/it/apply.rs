@@ -21,7 +21,7 @@ fn applying_twice_is_applying_once() {
         pod.apply(options);
         let once = state(&pod.inside);
         pod.apply(options);
-        assert_eq!(state(&pod.inside), once, "{options}");
+        assert_same(&state(&pod.inside), &once);
     }
 }
 
@@ -31,7 +31,7 @@ fn other_options_replace_the_former_ones() {
     changed.apply(EVERYTHING);
     changed.apply("");
     fresh.apply("");
-    assert_eq!(state(&changed.inside), state(&fresh.inside));
+    assert_same(&state(&changed.inside), &state(&fresh.inside));
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn what_show_prints_is_what_apply_makes() {
         let text = pod.init(&format!("show {options}")).succeeds();
         let by_nft = Namespace::new();
         load(&by_nft, &text);
-        assert_eq!(pod.inside.run("nft list ruleset"), by_nft.run("nft list ruleset"), "{options}");
+        assert_same(&pod.inside.run("nft list ruleset"), &by_nft.run("nft list ruleset"));
     }
 }
 
@@ -55,13 +55,13 @@ fn undo_leaves_no_trace() {
         pod.inside.run("ip route add 203.0.113.0/24 dev eth0 table 133");
         let before = state(&pod.inside);
         pod.init("undo").succeeds();
-        assert_eq!(state(&pod.inside), before, "undo of nothing changes nothing");
+        assert_same(&state(&pod.inside), &before);
         let applied = pod.init(&format!("apply {options}"));
         assert!(applied.fails().contains("table 133 has 1 more routes"), "somebody else's route in our table is told");
         assert_ne!(state(&pod.inside), before);
         for _ in 0..2 {
             pod.init("undo").succeeds();
-            assert_eq!(state(&pod.inside), before, "{options}");
+            assert_same(&state(&pod.inside), &before);
         }
     }
 }
@@ -74,7 +74,7 @@ fn a_default_route_of_somebody_else_in_our_table_is_kept_and_told() {
     let stderr = pod.init("apply").fails();
     assert!(stderr.contains("the route is missing: ip route add local 0.0.0.0/0 dev lo table 133"), "{stderr}");
     pod.init("undo").succeeds();
-    assert_eq!(state(&pod.inside), before);
+    assert_same(&state(&pod.inside), &before);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_missing_right_is_told_before_anything_is_tried() {
         let stderr = pod.init_as("--bounding-set=-all,+net_raw --inh-caps=-all", command).fails();
         assert!(stderr.contains("CAP_NET_ADMIN is missing (effective capabilities are 0x2000)"), "{stderr}");
     }
-    assert_eq!(state(&pod.inside), before);
+    assert_same(&state(&pod.inside), &before);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn without_ipv6_the_rest_is_done_and_the_gap_is_told() {
     assert!(told.contains("192.0.2.1:9: a connection was captured"), "{told}");
     assert!(told.contains("[2001:db8::1]:9: not probed, the pod has no route to it"), "{told}");
     pod.init("undo").succeeds();
-    assert_eq!(state(&pod.inside), before);
+    assert_same(&state(&pod.inside), &before);
 }
 
 /// Everything that capture could touch.
@@ -129,6 +129,16 @@ fn state(namespace: &Namespace) -> String {
     ["nft list ruleset", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all"]
         .map(|command| format!("$ {command}\n{}", namespace.run(command)))
         .concat()
+}
+
+/// Byte for byte; a failure shows the lines that differ.
+fn assert_same(found: &str, expected: &str) {
+    if found != expected {
+        let only = |these: &str, those: &str| -> Vec<String> {
+            these.lines().filter(|line| !those.lines().any(|other| other == *line)).map(str::to_owned).collect()
+        };
+        panic!("only found: {:#?}\nonly expected: {:#?}", only(found, expected), only(expected, found));
+    }
 }
 
 fn load(namespace: &Namespace, text: &str) {

@@ -55,6 +55,8 @@ impl Pod {
             let to = pod.outside.name();
             pod.inside.run(&format!("ip link add {link} type veth peer name {link} netns {to}"));
             for (namespace, addresses) in [(&pod.inside, inside), (&pod.outside, outside)] {
+                // A link-local address would come at a time of its own, and change what `ip route` prints.
+                namespace.run(&format!("ip link set {link} addrgenmode none"));
                 for (address, length) in addresses.iter().zip([24, 64]) {
                     let nodad = if address.is_ipv6() { "nodad" } else { "" };
                     namespace.run(&format!("ip address add {address}/{length} dev {link} {nodad}"));
@@ -65,7 +67,19 @@ impl Pod {
         for gateway in OUTSIDE {
             pod.inside.run(&format!("ip route add default via {gateway}"));
         }
+        pod.wait_for_links();
         pod
+    }
+
+    /// Until the kernel says that a link is up, it drops what is sent; that takes up to a second when it sets up many.
+    fn wait_for_links(&self) {
+        let deadline = Instant::now() + LINK_TIMEOUT;
+        let is_up =
+            |namespace: &Namespace| namespace.run("ip -oneline link show up").matches(" state UP ").count() == 2;
+        while !(is_up(&self.inside) && is_up(&self.outside)) {
+            assert!(Instant::now() < deadline, "the links do not come up");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Runs `heddle-init` in the pod as uid 0 with `CAP_NET_ADMIN` and no other capability.
@@ -309,5 +323,7 @@ fn address(found: &SockAddr) -> SocketAddr {
 }
 
 const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Longest wait for the links of a new pod.
+const LINK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How soon a server notices that it is to stop.
 const ACCEPT_TIMEOUT: Duration = Duration::from_millis(50);

@@ -93,7 +93,8 @@ fn a_query_without_a_dns_listener_goes_nowhere_and_is_refused_over_ipv6() {
     }
 }
 
-// An outbound dial meets either the former rules or the new ones, never none.
+// A dial meets either the former rules or the new ones, never none. Replacing the table forgets whom it is refusing, so that
+// a refusal may be lost; then the client's next SYN, a second later, is refused.
 #[test]
 fn nothing_gets_past_while_rules_are_replaced() {
     let pod = Pod::new();
@@ -105,9 +106,10 @@ fn nothing_gets_past_while_rules_are_replaced() {
             let mut dials = 0;
             while !is_done.load(Ordering::Relaxed) {
                 for (inside, outside) in POD.into_iter().zip(OUTSIDE) {
-                    assert_refused(|| pod.dial_in(inside, APP), "inbound");
-                    assert_refused(|| pod.dial_out(outside, APP), "outbound");
-                    dials += 2;
+                    for refusal in [pod.dial_in(inside, APP), pod.dial_out(outside, APP)] {
+                        assert_eq!(refusal.expect_err("nobody listens").kind(), io::ErrorKind::ConnectionRefused);
+                        dials += 1;
+                    }
                 }
             }
             dials
@@ -116,7 +118,7 @@ fn nothing_gets_past_while_rules_are_replaced() {
             pod.apply(options);
         }
         is_done.store(true, Ordering::Relaxed);
-        assert!(dials.join().expect("every dial is refused") > 100);
+        assert!(dials.join().expect("every dial is refused") > 20);
     });
     assert_eq!(app.served() + server.served(), 0);
 }
