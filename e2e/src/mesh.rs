@@ -263,15 +263,25 @@ impl TestMesh {
         self.controller().change(|| fs::remove_file(&path).map(|()| true).with_context(|| path.display().to_string()))
     }
 
-    /// Ends a test: a failure is noted, so that its artifacts are kept, and reported.
+    /// Ends a test: a failure is noted, so that its artifacts are kept, and reported. A panic of any program is one.
     ///
     /// # Panics
     /// When the result is an error.
     pub fn conclude(&self, result: Result<()>) {
-        if let Err(error) = result {
+        if let Err(error) = result.and_then(|()| self.check_no_panic()) {
             self.shared.failed.store(true, Ordering::Relaxed);
             panic!("{}: {error:?}", self.shared.test);
         }
+    }
+
+    fn check_no_panic(&self) -> Result<()> {
+        for log in self.shared.folder.join("logs").read_dir()? {
+            let path = log?.path();
+            let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+            let panic = text.lines().find(|line| line.starts_with("thread '") && line.contains("panicked at"));
+            ensure!(panic.is_none(), "{}: {}", path.display(), panic.unwrap_or_default());
+        }
+        Ok(())
     }
 
     /// Leaves the whole mesh running; [`remove`] takes it down. For a mesh that was made to outlive us.

@@ -11,11 +11,13 @@ use heddle_e2e::{
         bulk,
         certificate::{self, Certificate, Wanted},
     },
+    wait,
 };
 use std::{
     io::{ErrorKind, Read, Write},
     net::TcpStream,
     thread,
+    time::Duration,
 };
 
 scenarios! {
@@ -155,7 +157,8 @@ fn a_tunnel_leads_to_its_own_pod_only(mesh: &TestMesh) -> Result<()> {
 }
 
 fn a_certificate_is_renewed_during_a_transfer(mesh: &TestMesh) -> Result<()> {
-    let short_lived = ["--certificate-ttl", "20s"];
+    // The shortest that the controller gives; renewed at about half of it.
+    let short_lived = ["--certificate-ttl", "60s"];
     let web = mesh.pod("web").ports(&[9000, 9001]).proxy_args(&short_lived).start()?;
     let client = mesh.pod("client").proxy_args(&short_lived).start()?;
     let listener = web.listen(9000)?;
@@ -167,7 +170,7 @@ fn a_certificate_is_renewed_during_a_transfer(mesh: &TestMesh) -> Result<()> {
     let mut live = EchoClient::connect(&client, mesh.service("web", 9001))?;
     let receiver = thread::spawn(move || bulk::receive(listener.accept()?.0));
     let mut digests = bulk::Sender::new(9);
-    crate::support::soon("new serials in both proxies", || {
+    wait::until_true("new serials in both proxies", Duration::from_secs(60), || {
         // A megabyte for each look, so that bytes flow the whole time.
         digests.send(&upstream, 1 << 20)?;
         live.exchange("still here")?;
