@@ -62,7 +62,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let monitoring_listener = serve::bind(config.monitoring_listen, "--monitoring-listen").await?;
     let listener = serve::bind(config.listen, "--listen").await?;
     let (end, ending) = watch::channel(false);
-    let running = parts(config, listener, monitoring_listener, ending);
+    let running = run_until(config, listener, monitoring_listener, ending);
     tokio::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
@@ -76,8 +76,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     Ok(())
 }
 
-/// All parts, until `ending` turns true or one fails. Dropped, it ends them all.
-async fn parts(
+/// All parts, on listeners that are there already, until `ending` turns true. Dropped, it ends them all.
+///
+/// # Errors
+/// It cannot start, or a part of it failed.
+pub async fn run_until(
     config: Config,
     listener: TcpListener,
     monitoring_listener: TcpListener,

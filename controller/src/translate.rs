@@ -63,7 +63,7 @@ pub fn translate(manifests: &Manifests, settings: &Settings) -> Translation {
     conditions.dedup();
     Translation {
         workloads,
-        services: services.into_iter().map(|(_, service)| Arc::new(service)).collect(),
+        services: services.into_values().map(Arc::new).collect(),
         policies: policies.into_values().map(Arc::new).collect(),
         conditions,
     }

@@ -1,4 +1,4 @@
-//! Our custom resources exactly as their authors write them; the chart's CRDs are generated from these types.
+//! The specs of our custom resources exactly as their authors write them. Their schemas come from these types.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -81,8 +81,8 @@ fn read_tree(file: &Arc<Path>, tree: Node, item_kind: Option<(&str, &str)>, cont
         remedy: remedy.to_owned(),
     };
     let (Some(kind), Some(api_version)) = (
-        tree.text(&["kind"]).or(item_kind.map(|(kind, _)| kind)),
-        tree.text(&["apiVersion"]).or(item_kind.map(|(_, api_version)| api_version)),
+        tree.text(&["kind"]).or_else(|| item_kind.map(|(kind, _)| kind)),
+        tree.text(&["apiVersion"]).or_else(|| item_kind.map(|(_, api_version)| api_version)),
     ) else {
         let field = if tree.text(&["kind"]).is_some() { "apiVersion" } else { "kind" };
         let problem = "missing, so this is no Kubernetes object".to_owned();
@@ -107,7 +107,8 @@ fn read_tree(file: &Arc<Path>, tree: Node, item_kind: Option<(&str, &str)>, cont
             let (severity, problem, remedy) = unknown_kind(kind, api_version);
             contents.policies_lost += usize::from(severity == Severity::Mistake);
             let name = tree.text(&["metadata", "name"]).unwrap_or_default();
-            let mut condition = mistake(tree.line_of("kind"), "kind", problem, remedy);
+            let field = if problem.starts_with("there is no kind") { "kind" } else { "apiVersion" };
+            let mut condition = mistake(tree.line_of(field), field, problem, remedy);
             condition.severity = severity;
             condition.object = format!("{} {name}", short(kind));
             contents.conditions.push(condition);
@@ -187,12 +188,8 @@ fn read_object(file: &Arc<Path>, kind: Kind, tree: Node) -> Result<Manifest, Vec
 fn names(file: &Arc<Path>, kind: Kind, tree: &Node) -> Result<(Arc<str>, Arc<str>), Vec<Condition>> {
     let name = tree.text(&["metadata", "name"]);
     let namespace = tree.text(&["metadata", "namespace"]);
-    let title = format!(
-        "{} {}/{}",
-        kind.name(),
-        namespace.map_or_else(String::new, short),
-        name.map_or_else(String::new, short)
-    );
+    let parts: Vec<String> = [namespace, name].into_iter().flatten().map(short).collect();
+    let title = format!("{} {}", kind.name(), parts.join("/"));
     let mut conditions = Vec::new();
     let mut check = |field: &str, value: Option<&str>| {
         let (problem, remedy) = match value {
@@ -275,7 +272,10 @@ fn own_metadata(origin: &Origin) -> Result<ObjectMeta, Vec<Condition>> {
 }
 
 fn type_mistake(origin: &Origin, error: yaml::TypeError) -> Condition {
-    let problem = error.problem.replace("invalid type: unit value", "nothing is written");
+    let mut problem = error.problem.replace("invalid type: unit value", "nothing is written");
+    for number in ["i32", "i64", "u16", "u32"] {
+        problem = problem.replace(&format!("expected {number}"), "expected a whole number");
+    }
     let remedy = match problem.as_str() {
         text if text.starts_with("unknown field") => "correct its name or its indentation, or remove it",
         text if text.starts_with("unknown variant") => "use one of the values that are expected",

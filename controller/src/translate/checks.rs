@@ -79,8 +79,11 @@ fn pod_addresses(
         service.addresses.iter().map(move |address| (address.block.addr(), title.clone()))
     });
     let mut owners: HashMap<IpAddr, String> = virtual_addresses.collect();
-    for workload in workloads.iter().filter(|workload| !workload.host_network) {
-        let Some(pod) = inventory.pods.get(&(&*workload.namespace, &*workload.name)) else { continue };
+    let of_pod = |workload: &'_ Arc<Workload>| inventory.pods.get(&(&*workload.namespace, &*workload.name)).copied();
+    let of_pods = workloads.iter().filter(|workload| !workload.host_network);
+    let mut of_pods: Vec<_> = of_pods.filter_map(|workload| Some((of_pod(workload)?, workload))).collect();
+    of_pods.sort_by_cached_key(|(pod, _)| pod.origin.place(""));
+    for (pod, workload) in of_pods {
         for address in &workload.addresses {
             if let Some(owner) = owners.insert(*address, pod.origin.title()) {
                 let field = if pod.origin.tree.line_of("status.podIPs") > pod.origin.tree.line_of("status") {
@@ -116,7 +119,7 @@ fn service(key: Key<'_>, inventory: &Inventory<'_>, conditions: &mut Vec<Conditi
             let known: Vec<&str> =
                 pods.iter().flat_map(|pod| container_ports(pod.object).filter_map(|(name, _)| name)).collect();
             let known = match known.first() {
-                Some(first) => format!("; they have {}", quoted(first)),
+                Some(first) => format!(" (there is {})", quoted(first)),
                 None => String::new(),
             };
             conditions.push(item.origin.condition(

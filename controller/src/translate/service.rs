@@ -16,11 +16,13 @@ use std::{
     net::IpAddr,
 };
 
-/// Translates every service. The first service that has an address keeps it.
+/// Translates every service. The first service that has an address, by file and line, keeps it.
 pub(super) fn translate<'a>(inventory: &Inventory<'a>, conditions: &mut Vec<Condition>) -> BTreeMap<Key<'a>, Service> {
     let mut services = BTreeMap::new();
     let mut owners: HashMap<IpAddr, String> = HashMap::new();
-    for (key, item) in &inventory.services {
+    let mut items: Vec<_> = inventory.services.iter().collect();
+    items.sort_by_cached_key(|(_, item)| item.origin.place(""));
+    for (key, item) in items {
         let Some(spec) = item.object.spec.as_ref() else {
             let problem = "missing, so the service has no address and no port".to_owned();
             conditions.push(item.origin.condition(

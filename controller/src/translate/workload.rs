@@ -22,7 +22,11 @@ pub(super) fn translate(
     if has_ended(pod.object) {
         return None;
     }
+    let conditions_before = conditions.len();
     let addresses = addresses(pod, conditions);
+    if addresses.is_empty() && conditions.len() > conditions_before {
+        return None;
+    }
     if addresses.is_empty() {
         let remedy = "take the manifest from a running pod (kubectl get pod -o yaml), or write status.podIP";
         let problem = "no address, so the pod is not part of the mesh".to_owned();

@@ -88,6 +88,7 @@ pub fn parse(document: Document<'_>) -> Result<Node, SyntaxError> {
         with_snippet: false,
         emit_comments: false,
         leading_zero_numbers_as_strings: true,
+        strict_booleans: true,
     };
     let tree: Result<Positioned, serde_saphyr::Error> = serde_saphyr::from_str_with_options(document.text, options);
     match tree {
@@ -97,7 +98,10 @@ pub fn parse(document: Document<'_>) -> Result<Node, SyntaxError> {
         }
         Err(error) => {
             let line = error.location().map_or(1, |location| u32::try_from(location.line()).unwrap_or(u32::MAX));
-            Err(SyntaxError { line: at(line), problem: error.to_string() })
+            // The parser counts lines from the start of the document, and we say the line of the file.
+            let problem = error.to_string();
+            let problem = problem.split_once(" at line ").map_or(problem.as_str(), |(problem, _)| problem);
+            Err(SyntaxError { line: at(line), problem: problem.to_owned() })
         }
     }
 }

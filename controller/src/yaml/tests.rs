@@ -30,6 +30,13 @@ fn documents_are_split_at_their_markers() {
 }
 
 #[test]
+fn only_true_and_false_are_booleans() {
+    let node = tree("n: n\ny: yes\noff: off\nt: true\nnumber: 0644\n");
+    let texts = ["n", "y", "off", "t", "number"].map(|key| node.text(&[key]));
+    assert_eq!(texts, [Some("n"), Some("yes"), Some("off"), None, Some("0644")]);
+}
+
+#[test]
 fn a_type_error_names_field_and_line() {
     type Wanted = BTreeMap<String, Vec<BTreeMap<String, u16>>>;
     let error = read::<Wanted>(&tree("x:\n  - a: 1\n  - a: 2\n    b: seven\n")).expect_err("a wrong type");

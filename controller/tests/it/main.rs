@@ -1,0 +1,7 @@
+//! The controller in-process: manifests in a folder, a raw gRPC client at the other end.
+
+mod certificates;
+mod check;
+mod discovery;
+mod folder;
+mod support;
