@@ -171,7 +171,10 @@ impl Bench {
             })
             .collect();
         let after = anonymous_bytes();
-        println!("memory: {:.1} KiB a connection, all parts together", (after - before) as f64 / 1024.0 / held.len() as f64);
+        println!(
+            "memory: {:.1} KiB a connection, all parts together",
+            (after - before) as f64 / 1024.0 / held.len() as f64
+        );
     }
 }
 

@@ -2,4 +2,8 @@
 
 mod carrier;
 mod certificates;
+mod pool;
+mod server;
+mod sizes;
 mod support;
+mod transport;

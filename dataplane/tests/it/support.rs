@@ -2,9 +2,11 @@
 
 mod ca;
 mod mesh;
+mod pattern;
 
 pub(crate) use ca::{Ca, Leaf};
-pub(crate) use mesh::{Mesh, Options, accept_one, echo, listen};
+pub(crate) use mesh::{CLIENT, Mesh, Options, SERVER, accept_one, echo, listen};
+pub(crate) use pattern::Pattern;
 
 use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};

@@ -65,19 +65,34 @@ impl Session {
         let mut used = 0;
         loop {
             let rest = &mut input[used..];
-            let (discard, step) = match self {
-                Self::Client(session) => advance(session.process_tls_records(rest), &mut plain, records),
-                Self::Server(session) => advance(session.process_tls_records(rest), &mut plain, records),
-            };
-            used += discard;
+            let (discard, step) = self.step(rest, &mut plain, records);
             match step {
-                Ok(Step::Again) => {}
-                Ok(Step::Rest(stage)) => return Ok(Received { used, stage }),
+                Ok(Step::Again) => used += discard,
+                Ok(Step::Rest(stage)) => {
+                    used += discard;
+                    if !matches!(stage, Stage::Data | Stage::Handshake) && !is_beginning(&input[used..]) {
+                        return Err(Error::General("a handshake message in pieces after the handshake".to_owned()));
+                    }
+                    return Ok(Received { used, stage });
+                }
                 Err(error) => {
-                    self.alert(records);
+                    // The alert, and not a step more: the session could not bear to see its input again, nor to miss it.
+                    while self.wants_write() && self.step(&mut [], &mut |_| {}, records).1.is_ok() {}
                     return Err(error);
                 }
             }
+        }
+    }
+
+    fn step(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut impl FnMut(&[u8]),
+        records: &mut Queue,
+    ) -> (usize, Result<Step, Error>) {
+        match self {
+            Self::Client(session) => advance(session.process_tls_records(input), plain, records),
+            Self::Server(session) => advance(session.process_tls_records(input), plain, records),
         }
     }
 
@@ -113,17 +128,6 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Collects the alert that an error has left.
-    fn alert(&mut self, records: &mut Queue) {
-        loop {
-            let (_, step) = match self {
-                Self::Client(session) => advance(session.process_tls_records(&mut []), &mut |_| {}, records),
-                Self::Server(session) => advance(session.process_tls_records(&mut []), &mut |_| {}, records),
-            };
-            let Ok(Step::Again) = step else { return };
-        }
-    }
 }
 
 impl Deref for Session {
@@ -147,8 +151,20 @@ impl fmt::Debug for Session {
 }
 
 enum Step {
+    /// Nothing that the caller waits for; there may be more.
     Again,
     Rest(Stage),
+}
+
+/// Whether this is less than one record (RFC 8446, section 5.1).
+///
+/// A whole record that was not done with holds a piece of a handshake message, to which the session would refer at its next
+/// write, when that memory is gone. Honest messages after the handshake fit into one record.
+fn is_beginning(rest: &[u8]) -> bool {
+    match rest {
+        [_, _, _, high, low, payload @ ..] => payload.len() < usize::from(u16::from_be_bytes([*high, *low])),
+        _ => true,
+    }
 }
 
 /// The part of [`WriteTraffic`] that is the same for both sides.

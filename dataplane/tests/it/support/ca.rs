@@ -3,13 +3,13 @@
 use heddle_dataplane::{identity::Svid, tls};
 use heddle_mesh::identity::SpiffeId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    NameConstraints, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
-    server::danger::ClientCertVerifier,
+    ClientConfig, RootCertStore, ServerConfig, SignatureScheme,
+    client::ResolvesClientCert,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
@@ -46,15 +46,25 @@ impl Leaf {
 
 impl Ca {
     pub(crate) fn new() -> Self {
-        Self::constrained(None)
+        Self::with(|_| {})
     }
 
-    pub(crate) fn constrained(name_constraints: Option<NameConstraints>) -> Self {
+    /// One that may only issue URI names with this host (RFC 5280, section 4.2.1.10).
+    pub(crate) fn constrained(host: &str) -> Self {
+        let wrap = |tag: u8, inner: &[u8]| [&[tag, u8::try_from(inner.len()).expect("short")], inner].concat();
+        let uri = wrap(0x86, host.as_bytes());
+        let permitted = wrap(0xa0, &wrap(0x30, &uri));
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], wrap(0x30, &permitted));
+        extension.set_criticality(true);
+        Self::with(|params| params.custom_extensions.push(extension))
+    }
+
+    fn with(change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::OrganizationName, "a mesh under test");
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        params.name_constraints = name_constraints;
+        change(&mut params);
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.self_signed(&key).expect("the parameters are sound");
         let mut roots = RootCertStore::empty();
@@ -82,37 +92,29 @@ impl Ca {
 
     /// A workload's own certificate.
     pub(crate) fn svid(&self, id: &str) -> Arc<Svid> {
-        let (chain, key) = self.issue(&Leaf::of(id));
-        Arc::new(Svid::new(chain, key, self.roots.clone(), SystemTime::now()).expect("a sound certificate"))
+        self.svid_trusting(id, (*self.roots).clone())
     }
 
-    /// A client with any certificate, or none, that believes every server of this CA.
-    pub(crate) fn client_config(&self, leaf: Option<&Leaf>, id_of_server: &SpiffeId) -> Arc<ClientConfig> {
-        let sound =
-            tls::client_config(&self.svid("spiffe://cluster.local/ns/a/sa/any"), std::slice::from_ref(id_of_server));
-        let mut config = (*sound).clone();
-        match leaf {
-            Some(leaf) => config.client_auth_cert_resolver = Arc::new(self.key(leaf)),
-            None => {
-                let verifier = WebPkiServerVerifier::builder_with_provider(self.roots.clone(), tls::provider().clone());
-                let verifier: Arc<dyn ServerCertVerifier> = verifier.build().expect("there are roots");
-                config = ClientConfig::builder_with_provider(tls::provider().clone())
-                    .with_protocol_versions(&[&TLS13])
-                    .expect("TLS 1.3")
-                    .dangerous()
-                    .with_custom_certificate_verifier(verifier)
-                    .with_no_client_auth();
-                config.alpn_protocols = vec![b"h2".to_vec()];
-                config.resumption = Resumption::disabled();
-            }
-        }
+    /// A workload's own certificate, of a workload that trusts other roots.
+    pub(crate) fn svid_trusting(&self, id: &str, roots: RootCertStore) -> Arc<Svid> {
+        let (chain, key) = self.issue(&Leaf::of(id));
+        Arc::new(Svid::new(chain, key, Arc::new(roots), SystemTime::now()).expect("a sound certificate"))
+    }
+
+    /// A client with any certificate, or none, that is content with this server.
+    pub(crate) fn client_config(&self, leaf: Option<&Leaf>, server: &SpiffeId) -> Arc<ClientConfig> {
+        let any = self.svid("spiffe://cluster.local/ns/a/sa/any");
+        let mut config = (*tls::client_config(&any, std::slice::from_ref(server))).clone();
+        config.client_auth_cert_resolver = match leaf {
+            Some(leaf) => Arc::new(self.key(leaf)),
+            None => Arc::new(NoCertificate),
+        };
         Arc::new(config)
     }
 
     /// A server with any certificate, that lets in every client of this CA.
     pub(crate) fn server_config(&self, leaf: &Leaf) -> Arc<ServerConfig> {
-        let verifier =
-            rustls::server::WebPkiClientVerifier::builder_with_provider(self.roots.clone(), tls::provider().clone());
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), tls::provider().clone());
         let verifier: Arc<dyn ClientCertVerifier> = verifier.build().expect("there are roots");
         let mut config = ServerConfig::builder_with_provider(tls::provider().clone())
             .with_protocol_versions(&[&TLS13])
@@ -123,8 +125,22 @@ impl Ca {
         Arc::new(config)
     }
 
-    fn key(&self, leaf: &Leaf) -> SingleCertAndKey {
+    /// A leaf and its key, ready for a handshake.
+    pub(crate) fn key(&self, leaf: &Leaf) -> SingleCertAndKey {
         let (chain, key) = self.issue(leaf);
         CertifiedKey::from_der(chain, key, tls::provider()).expect("the key goes with the certificate").into()
+    }
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
     }
 }

@@ -4,12 +4,12 @@ use super::Ca;
 use heddle_dataplane::{
     hbone::{
         authority::Authority,
-        client::{Dial, Key, Pool, PoolLimits},
+        client::{Dial, Key, OpenError, Pool, PoolLimits},
         server::{self, Incoming, ServerLimits},
     },
     identity::Svid,
     relay::{ByteCounts, RelayError, RelayLimits, relay},
-    stream::Transport,
+    stream::{Transport, Tunnel},
     tls,
 };
 use heddle_mesh::identity::SpiffeId;
@@ -19,7 +19,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
-    task::spawn_local,
+    task::{JoinSet, spawn_local},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,11 +43,12 @@ pub(crate) struct Mesh {
     pub(crate) ca: Ca,
     relay: RelayLimits,
     /// How relays at the client's and at the server's side ended.
-    pub(crate) client_ends: RefCell<mpsc::UnboundedReceiver<Result<(), RelayError>>>,
-    pub(crate) server_ends: RefCell<mpsc::UnboundedReceiver<Result<(), RelayError>>>,
+    client_ends: RefCell<mpsc::UnboundedReceiver<Result<(), RelayError>>>,
+    server_ends: RefCell<mpsc::UnboundedReceiver<Result<(), RelayError>>>,
     client_end: mpsc::UnboundedSender<Result<(), RelayError>>,
+    serving: RefCell<JoinSet<()>>,
     /// How connections of the server ended.
-    pub(crate) served: RefCell<mpsc::UnboundedReceiver<Result<(), server::ServeError>>>,
+    served: RefCell<mpsc::UnboundedReceiver<Result<(), server::ServeError>>>,
 }
 
 impl Mesh {
@@ -86,15 +87,18 @@ impl Mesh {
         let server_svid = ca.svid(SERVER);
         let drain = CancellationToken::new();
         let (serve_end, served) = mpsc::unbounded_channel();
-        spawn_local({
+        let mut serving = JoinSet::new();
+        serving.spawn_local({
             let drain = drain.clone();
             let each = Rc::new(each);
             async move {
+                // Cut together with this task.
+                let mut connections = JoinSet::new();
                 loop {
                     let (tcp, _) = listener.accept().await.expect("accept works");
                     let config = tls::server_config(&server_svid, server_svid.id().trust_domain());
                     let (drain, each, serve_end) = (drain.clone(), each.clone(), serve_end.clone());
-                    spawn_local(async move {
+                    connections.spawn_local(async move {
                         let Ok((stream, peer)) = tls::accept(tcp, config).await else { return };
                         let result =
                             server::serve(stream, peer, &options.server, &drain, |incoming| each(incoming)).await;
@@ -116,6 +120,7 @@ impl Mesh {
             client_ends: RefCell::new(client_ends),
             server_ends: RefCell::new(server_ends),
             client_end,
+            serving: RefCell::new(serving),
             served: RefCell::new(served),
         })
     }
@@ -136,6 +141,49 @@ impl Mesh {
             }
         });
         address
+    }
+
+    /// A tunnel to `authority`.
+    pub(crate) async fn open(&self, authority: SocketAddr) -> Result<Tunnel, OpenError> {
+        self.pool.open(&self.key, authority, &HeaderMap::new()).await
+    }
+
+    /// Another pool to the same server.
+    pub(crate) fn pool_with(&self, limits: PoolLimits, dial: Dial) -> Pool {
+        Pool::new(self.svids.subscribe(), limits, dial)
+    }
+
+    /// Where relays that a test starts itself tell how they ended.
+    pub(crate) fn ends(&self) -> mpsc::UnboundedSender<Result<(), RelayError>> {
+        self.client_end.clone()
+    }
+
+    /// How the next relay at the client's side ends.
+    #[expect(clippy::await_holding_refcell_ref, reason = "a test looks at one end at a time")]
+    pub(crate) async fn client_end(&self) -> Result<(), RelayError> {
+        self.client_ends.borrow_mut().recv().await.expect("the sender is in self")
+    }
+
+    /// How the next relay at the server's side ends.
+    #[expect(clippy::await_holding_refcell_ref, reason = "a test looks at one end at a time")]
+    pub(crate) async fn server_end(&self) -> Result<(), RelayError> {
+        self.server_ends.borrow_mut().recv().await.expect("the sender is in the server")
+    }
+
+    /// How the next connection of the server ends.
+    #[expect(clippy::await_holding_refcell_ref, reason = "a test looks at one end at a time")]
+    pub(crate) async fn served(&self) -> Result<(), server::ServeError> {
+        self.served.borrow_mut().recv().await.expect("the sender is in the server")
+    }
+
+    pub(crate) async fn both_ended_well(&self) {
+        self.client_end().await.expect("the client's relay ended well");
+        self.server_end().await.expect("the server's relay ended well");
+    }
+
+    /// Ends the server's proxy with all that it does, and listens no more.
+    pub(crate) fn cut(&self) {
+        self.serving.borrow_mut().abort_all();
     }
 
     /// A connection to `application` through both proxies.
