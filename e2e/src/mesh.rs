@@ -15,7 +15,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt, fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{
@@ -321,10 +321,10 @@ pub fn remove(prefix: &str) -> Result<usize> {
         netns::remove(namespace)?;
     }
     let folder = std::env::temp_dir().join(prefix);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context(folder.display().to_string()),
+        _ => Ok(namespaces.len()),
     }
-    Ok(namespaces.len())
 }
 
 impl Shared {

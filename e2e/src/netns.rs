@@ -185,7 +185,11 @@ pub fn remove(name: &str) -> Result<()> {
         }
         Ok(processes.is_empty())
     })?;
-    ip(None, &format!("netns delete {name}"))
+    match ip(None, &format!("netns delete {name}")) {
+        // Somebody else took it down at the same time: its owner, while Ctrl-C does.
+        Err(_) if !path_of(name).exists() => Ok(()),
+        result => result,
+    }
 }
 
 /// The names of the namespaces that start with `prefix`.

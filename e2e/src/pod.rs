@@ -301,6 +301,11 @@ impl Pod {
         lock(&self.state.apps).clear();
     }
 
+    /// The process ids of its applications.
+    pub fn app_pids(&self) -> Vec<u32> {
+        lock(&self.state.apps).iter().map(Process::pid).collect()
+    }
+
     /// The lines that an application wrote to its own log of what it served.
     pub fn app_log(&self, app: App) -> Vec<String> {
         let text = app.log(self).and_then(|log| fs::read_to_string(log).ok()).unwrap_or_default();

@@ -93,6 +93,14 @@ impl<'a> Controller<'a> {
         process.map(drop).context("the controller does not run")
     }
 
+    /// Its process id.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(self) -> Result<u32> {
+        lock(&self.shared.controller).as_ref().map(crate::process::Process::pid).context("the controller does not run")
+    }
+
     /// What it says about itself.
     ///
     /// # Errors

@@ -2,7 +2,8 @@
 
 use crate::support::{Echo, PLAIN_MARKER, echo, prompt};
 use anyhow::{Context, Result, ensure};
-use heddle_e2e::{App, Family, Pod, TestMesh, app::NGINX_BODY, process::Rights};
+use heddle_e2e::{App, Family, Pod, TestMesh, app::NGINX_BODY, process::Rights, program};
+use std::fs;
 
 scenarios! {
     captured_traffic_is_encrypted,
@@ -13,6 +14,8 @@ scenarios! {
     an_application_with_the_proxys_uid_is_captured,
     capture_adds_nothing_to_conntrack,
     undo_leaves_no_trace,
+    every_part_has_the_rights_it_needs_and_no_more,
+    the_proxys_own_ports_serve_no_other_pod,
 }
 
 fn captured_traffic_is_encrypted(mesh: &TestMesh) -> Result<()> {
@@ -225,4 +228,53 @@ fn kernel_state(pod: &Pod) -> Result<String> {
         state.push_str(&format!("# {command}\n{}", pod.exec_as(Rights::Harness, &words)?.success()?));
     }
     Ok(state)
+}
+
+fn every_part_has_the_rights_it_needs_and_no_more(mesh: &TestMesh) -> Result<()> {
+    let web = mesh.pod("web").serve(App::Nginx)?;
+    // capabilities(7): CAP_NET_RAW is number 13.
+    check_rights(web.proxy().pid()?, 0, 1 << 13)?;
+    check_rights(mesh.controller().pid()?, 65532, 0)?;
+    let (www_data, _) = program::user("www-data")?;
+    for pid in web.app_pids() {
+        check_rights(pid, www_data, 0)?;
+    }
+    Ok(())
+}
+
+/// Checks uid and capabilities of a process, and that it cannot get more (proc(5), `/proc/pid/status`).
+fn check_rights(pid: u32, uid: u32, capabilities: u64) -> Result<()> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| -> Result<&str> {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .with_context(|| format!("no {name} in {status}"))?;
+        line.split_whitespace().next().with_context(|| format!("{name} is empty"))
+    };
+    ensure!(field("Uid:")?.parse::<u32>()? == uid, "{status}");
+    ensure!(field("NoNewPrivs:")? == "1", "{status}");
+    for (set, wanted) in [("CapPrm:", capabilities), ("CapBnd:", capabilities), ("CapInh:", 0), ("CapAmb:", 0)] {
+        ensure!(u64::from_str_radix(field(set)?, 16)? == wanted, "{set} is not {wanted:x}: {status}");
+    }
+    Ok(())
+}
+
+fn the_proxys_own_ports_serve_no_other_pod(mesh: &TestMesh) -> Result<()> {
+    let web = mesh.pod("web").serve(App::Nginx)?;
+    let client = mesh.pod("client").start()?;
+    let stranger = mesh.pod("stranger").unmeshed().start()?;
+    mesh.apply("mtls-permissive.yaml")?;
+    for pod in [&client, &stranger] {
+        let reply = prompt("a refusal", || pod.curl("http://web.pod:15000/config_dump"))?;
+        ensure!(reply.is_refused(), "from {}: {reply:?}", pod.name());
+        for port in [15001, 15006] {
+            let reply = pod.exec(&["curl", "-sS", "--max-time", "2", &format!("http://web.pod:{port}/")])?;
+            ensure!(!reply.status.success() && reply.stdout.is_empty(), "port {port} from {}: {reply:?}", pod.name());
+        }
+    }
+    // Its own pod may look.
+    ensure!(web.proxy().config_dump()?["ready"] == true);
+    ensure!(web.app_log(App::Nginx).is_empty(), "{:?}", web.app_log(App::Nginx));
+    Ok(())
 }

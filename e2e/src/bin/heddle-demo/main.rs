@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error:?}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -75,14 +75,14 @@ fn demo(family: Family, keep: bool) -> Result<bool> {
     let web = mesh.pod("web").serve(App::Nginx)?;
     let database = mesh.pod("database").ports(App::Postgres.ports()).serve(App::Redis)?;
     database.run_app(App::Postgres)?;
-    report.line("node", &format!("{}   heddle-controller", mesh.controller().address()));
+    report.line("node", &format!("{:<12} heddle-controller", mesh.controller().address().to_string()));
     for (pod, applications) in [(&client, "curl, redis-cli, psql"), (&web, "nginx"), (&database, "redis, PostgreSQL")] {
-        report.line(pod.name(), &format!("{}   {}   {applications}", pod.address(), pod.spiffe_id()));
+        report.line(pod.name(), &format!("{:<12} {:<45} {applications}", pod.address().to_string(), pod.spiffe_id()));
     }
 
     let shown = show::everything(&mut report, &mesh, &Pods { client: &client, web: &web, database: &database });
     if let Err(error) = shown {
-        report.failure(&format!("{error:?}"));
+        report.failure(&format!("{error:#}"));
     }
     report.conclude();
     if keep {
@@ -105,12 +105,11 @@ fn print_how_to_enter() {
     for pod in ["client", "web", "database", "node"] {
         println!("  {program} enter {pod}");
     }
-    println!("What a pod's proxy knows: {program} enter client curl -s http://127.0.0.1:15000/config_dump");
-    println!(
-        "Its log, and the folder of manifests that the controller watches: {}",
-        std::env::temp_dir().join(KEPT).display()
-    );
-    println!("Take it down: {program} down");
+    let folder = std::env::temp_dir().join(KEPT);
+    println!("What a pod's proxy knows:  {program} enter client curl -s http://127.0.0.1:15000/config_dump");
+    println!("Manifests, to be changed:  {}", folder.join("manifests").display());
+    println!("Logs:                      {}", folder.join("logs").display());
+    println!("Take it down:              {program} down");
 }
 
 /// A shell in a kept pod.

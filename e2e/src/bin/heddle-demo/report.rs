@@ -48,4 +48,4 @@ impl Report {
 }
 
 /// Width of the labels, so that what they stand for is in one column.
-const LABEL_WIDTH: usize = 32;
+const LABEL_WIDTH: usize = 36;
