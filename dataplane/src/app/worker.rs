@@ -86,7 +86,8 @@ impl Worker {
             keepalive,
             ..PoolLimits::default()
         };
-        let pool = Pool::new(shared.svids.clone(), pool_limits, dial_from(shared.capture.clone()));
+        let pool = Pool::new(shared.svids.clone(), pool_limits, dial_from(shared.capture.clone()))
+            .counted(shared.sink.metrics.clone());
         let outbound = Outbound {
             capture: shared.capture.clone(),
             view: view.clone(),

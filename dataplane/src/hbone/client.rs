@@ -8,11 +8,18 @@ pub use dial::Dial;
 pub use error::{DialError, OpenError};
 
 use super::{Keepalive, Tunnel};
-use crate::identity::Svid;
+use crate::{identity::Svid, telemetry::metrics::Metrics};
 use connection::Connection;
 use heddle_mesh::identity::SpiffeId;
 use http::HeaderMap;
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{sync::watch, task::JoinSet};
 
 /// Where a tunnel connection leads, and who may be there.
@@ -57,6 +64,7 @@ pub struct Pool(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    metrics: OnceCell<Arc<Metrics>>,
     svids: watch::Receiver<Option<Arc<Svid>>>,
     limits: PoolLimits,
     dial: Dial,
@@ -78,7 +86,14 @@ type Dialled = Result<Rc<Connection>, DialError>;
 impl Pool {
     /// An empty pool. `dial` makes the TCP connections; every handshake uses the newest of `svids`.
     pub fn new(svids: watch::Receiver<Option<Arc<Svid>>>, limits: PoolLimits, dial: Dial) -> Self {
-        Self(Rc::new(Inner { svids, limits, dial, peers: RefCell::default(), tasks: RefCell::default() }))
+        let (peers, tasks, metrics) = (RefCell::default(), RefCell::default(), OnceCell::new());
+        Self(Rc::new(Inner { svids, limits, dial, metrics, peers, tasks }))
+    }
+
+    /// The same pool, which counts its handshakes and connections from now on. The first call decides where.
+    pub fn counted(self, metrics: Arc<Metrics>) -> Self {
+        let _ = self.0.metrics.set(metrics);
+        self
     }
 
     /// Opens a tunnel to `authority` through the peer of `key`, and waits for its 200. Cancel safe: a stream that nobody

@@ -88,7 +88,7 @@ pub async fn serve(cx: Rc<Server>, mut accepted: Accepted) {
         }
     };
 
-    cx.sink.metrics.carrier_opened(Direction::Inbound);
+    let _open = cx.sink.metrics.carrier(Direction::Inbound);
     let (source, local) = (canonical(accepted.peer), canonical(accepted.local));
     let serving = server::serve(stream, peer.clone(), &cx.limits, cx.drain.soon_token(), |incoming| {
         let (cx, peer) = (cx.clone(), peer.clone());
@@ -105,7 +105,6 @@ pub async fn serve(cx: Rc<Server>, mut accepted: Accepted) {
     if let Err(error) = serving.await {
         tracing::debug!(%source, %peer, error = chain(&error), "a tunnel connection failed");
     }
-    cx.sink.metrics.carrier_closed(Direction::Inbound);
 }
 
 /// One CONNECT stream, to its end. A refusal is answered with its status and reason code.

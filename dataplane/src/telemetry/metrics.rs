@@ -56,6 +56,19 @@ struct PerDirection {
     handshakes_failed: Counter,
 }
 
+/// Counts as an open tunnel connection until it is dropped.
+#[derive(Debug)]
+pub struct OpenCarrier {
+    metrics: Arc<Metrics>,
+    direction: Direction,
+}
+
+impl Drop for OpenCarrier {
+    fn drop(&mut self) {
+        self.metrics.of(self.direction).carriers.dec();
+    }
+}
+
 /// What went wrong with accepting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptTrouble {
@@ -132,14 +145,10 @@ impl Metrics {
         self.of(direction).captured.inc();
     }
 
-    /// A tunnel connection to (outbound) or from (inbound) another proxy is open.
-    pub fn carrier_opened(&self, direction: Direction) {
+    /// A tunnel connection to (outbound) or from (inbound) another proxy is open, as long as what this gives lives.
+    pub fn carrier(self: &Arc<Self>, direction: Direction) -> OpenCarrier {
         self.of(direction).carriers.inc();
-    }
-
-    /// A tunnel connection that was open is closed.
-    pub fn carrier_closed(&self, direction: Direction) {
-        self.of(direction).carriers.dec();
+        OpenCarrier { metrics: self.clone(), direction }
     }
 
     /// A TLS handshake with another proxy succeeded or failed.

@@ -4,6 +4,10 @@ use super::{DialError, Dialled, Inner, Key, connection::Connection};
 use crate::{
     hbone::connection_window_bytes,
     identity::Svid,
+    telemetry::{
+        Direction,
+        metrics::{Metrics, OpenCarrier},
+    },
     tls::{self, TlsError},
 };
 use std::{
@@ -50,7 +54,9 @@ pub(super) async fn run(pool: Weak<Inner>, key: Key, svid: Arc<Svid>, done: watc
     if let Some(pool) = pool.upgrade() {
         settle(&pool, &key, &result);
     }
+    let metrics = pool.upgrade().and_then(|pool| pool.metrics.get().cloned());
     let connection = result.as_ref().ok().cloned();
+    let _open = metrics.and_then(|metrics| count(&metrics, &result));
     // Nobody waits any more: the connection is for the next one.
     let _ = done.send(Some(result));
     drop(done);
@@ -63,6 +69,21 @@ pub(super) async fn run(pool: Weak<Inner>, key: Key, svid: Arc<Svid>, done: watc
     }
     if let Some(pool) = pool.upgrade() {
         forget(&pool, &key, &connection);
+    }
+}
+
+/// Counts the handshake, if there was one, and the connection for as long as it is open.
+fn count(metrics: &Arc<Metrics>, result: &Dialled) -> Option<OpenCarrier> {
+    match result {
+        Ok(_) => {
+            metrics.handshake(Direction::Outbound, true);
+            Some(metrics.carrier(Direction::Outbound))
+        }
+        Err(DialError::Tls { .. } | DialError::Http2 { .. }) => {
+            metrics.handshake(Direction::Outbound, false);
+            None
+        }
+        Err(DialError::Connect { .. } | DialError::Timeout { .. }) => None,
     }
 }
 

@@ -45,7 +45,7 @@ fn the_rest_is_counted_too() {
     metrics.access_log_dropped();
     metrics.dry_run_denied(2);
     metrics.panicked();
-    metrics.carrier_opened(Direction::Outbound);
+    let open = metrics.carrier(Direction::Outbound);
     metrics.handshake(Direction::Outbound, true);
     metrics.handshake(Direction::Inbound, false);
     metrics.certificate_renewed(true);
@@ -73,7 +73,7 @@ fn the_rest_is_counted_too() {
         ],
     );
     metrics.certificate_expiry(None);
-    metrics.carrier_closed(Direction::Outbound);
+    drop(open);
     metrics.controller_connected(false);
     check(
         &metrics,
