@@ -110,6 +110,3 @@ impl fmt::Debug for Sender {
         f.debug_tuple("Sender").field(&self.0).finish()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -272,3 +272,18 @@ pub(super) const RECORD_PLAIN_BYTES: usize = 16 * 1024;
 const RECORD_EXTRA_BYTES: usize = 64;
 /// First guess at the size of a handshake message.
 const MESSAGE_BYTES: usize = 4 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_than_a_record_is_a_beginning() {
+        let record = [0x17, 3, 3, 0, 4, 1, 2, 3, 4, 0x17];
+        for length in 0..9 {
+            assert!(is_beginning(&record[..length]), "{length} bytes");
+        }
+        assert!(!is_beginning(&record[..9]) && !is_beginning(&record));
+        assert!(!is_beginning(&[0x17, 3, 3, 0, 0]));
+    }
+}
