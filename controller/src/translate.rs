@@ -50,7 +50,7 @@ pub fn translate(manifests: &Manifests, settings: &Settings) -> Translation {
     let mut workloads = Vec::new();
     for pod in inventory.pods.values() {
         let Some(mut workload) = workload::translate(pod, &inventory, settings, &mut conditions) else { continue };
-        workload.services = endpoints.get(&(pod.namespace(), pod.name())).cloned().unwrap_or_default();
+        workload.services = endpoints.pods.get(&(pod.namespace(), pod.name())).cloned().unwrap_or_default();
         if inventory.is_meshed(pod) {
             mtls::apply(pod, &inventory, &mut workload, &mut policies);
             workload.policies.extend(policy::selecting(pod, &inventory));
@@ -58,6 +58,8 @@ pub fn translate(manifests: &Manifests, settings: &Settings) -> Translation {
         }
         workloads.push(Arc::new(workload));
     }
+    let external = endpoints.external.into_iter();
+    workloads.extend(external.filter_map(|(key, served)| workload::external(key, served, settings)).map(Arc::new));
     checks::run(&inventory, &workloads, &services, &mut conditions);
     conditions.sort_by(|a, b| (&a.place, &a.field, &a.problem).cmp(&(&b.place, &b.field, &b.problem)));
     conditions.dedup();

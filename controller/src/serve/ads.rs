@@ -166,15 +166,19 @@ impl Client {
             &request.initial_resource_versions,
             snapshot,
         );
-        if asked {
-            // Questions do not wait for acknowledgements of earlier answers, up to a bound.
-            channel.behind = true;
-            let now = channel.outstanding.len() < OUTSTANDING_MAX;
-            let answer = if now { channel.bring_to(snapshot, true, &mut self.nonce) } else { None };
-            self.report();
-            return answer.into_iter().collect();
+        if !asked {
+            return self.advance(snapshot);
         }
-        self.advance(snapshot)
+        // Questions do not wait for acknowledgements of earlier answers, up to a bound. Removals of policies do: the
+        // workload that a resuming client holds may list them until it has taken over the new one.
+        channel.behind = true;
+        let answer = match channel.type_url {
+            _ if channel.outstanding.len() >= OUTSTANDING_MAX => None,
+            AUTHORIZATION_TYPE => channel.additions(snapshot, &mut self.nonce),
+            _ => channel.bring_to(snapshot, &mut self.nonce),
+        };
+        self.report();
+        answer.into_iter().collect()
     }
 
     /// The snapshot changed.
@@ -194,10 +198,10 @@ impl Client {
             responses.extend(self.policies.additions(snapshot, &mut self.nonce));
         }
         if ready(&self.addresses) {
-            responses.extend(self.addresses.bring_to(snapshot, true, &mut self.nonce));
+            responses.extend(self.addresses.bring_to(snapshot, &mut self.nonce));
         }
         if policies_ready && !self.addresses.behind {
-            responses.extend(self.policies.bring_to(snapshot, true, &mut self.nonce));
+            responses.extend(self.policies.bring_to(snapshot, &mut self.nonce));
         }
         self.report();
         responses
@@ -252,8 +256,8 @@ impl Channel {
     }
 
     /// What is new and what is gone; from now on the client is at this snapshot.
-    fn bring_to(&mut self, snapshot: &Snapshot, removals: bool, nonce: &mut u64) -> Option<DeltaResponse> {
-        let response = self.respond(snapshot, removals, nonce);
+    fn bring_to(&mut self, snapshot: &Snapshot, nonce: &mut u64) -> Option<DeltaResponse> {
+        let response = self.respond(snapshot, true, nonce);
         self.behind = false;
         self.status.sent = snapshot.revision;
         if self.outstanding.is_empty() {

@@ -1,12 +1,21 @@
 //! Accepts TCP connections and finishes their TLS handshakes, so many at a time and each within a deadline.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -34,17 +43,23 @@ pub async fn bind(address: SocketAddr, option: &'static str) -> Result<TcpListen
     }
 }
 
-/// Connections whose handshake is done, until `ending` turns true.
+/// A connection whose handshake is done. It counts until it is dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TlsStream<TcpStream>,
+    _counted: OwnedSemaphorePermit,
+}
+
+/// Connections, until `ending` turns true.
 pub(super) fn connections(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     mut ending: watch::Receiver<bool>,
-) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+) -> ReceiverStream<io::Result<Connection>> {
     let (done, connections) = mpsc::channel(HANDSHAKES_MAX);
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     tokio::spawn(async move {
         tokio::select! {
-            () = accept(listener, TlsAcceptor::from(tls), &handshakes, &done) => {}
+            () = accept(listener, TlsAcceptor::from(tls), &done) => {}
             () = done.closed() => {}
             _ = ending.wait_for(|ending| *ending) => {}
         }
@@ -52,18 +67,24 @@ pub(super) fn connections(
     ReceiverStream::new(connections)
 }
 
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    handshakes: &Arc<Semaphore>,
-    done: &mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
-) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, done: &mpsc::Sender<io::Result<Connection>>) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
-        // Never closed, so never an error.
-        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+        let counted = connections.clone().acquire_owned().await;
+        let permit = handshakes.clone().acquire_owned().await;
+        // They are never closed, so there is no error.
+        let (Ok(counted), Ok(permit)) = (counted, permit) else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                tokio::spawn(handshake(stream, peer, acceptor.clone(), done.clone(), permit));
+                let (acceptor, done) = (acceptor.clone(), done.clone());
+                tokio::spawn(async move {
+                    if let Some(stream) = handshake(stream, peer, acceptor).await {
+                        // Nobody takes it when the server has ended.
+                        drop(done.send(Ok(Connection { stream, _counted: counted })).await);
+                    }
+                    drop(permit);
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
@@ -73,27 +94,61 @@ async fn accept(
     }
 }
 
-async fn handshake(
-    stream: TcpStream,
-    peer: SocketAddr,
-    acceptor: TlsAcceptor,
-    done: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
-    permit: OwnedSemaphorePermit,
-) {
+async fn handshake(stream: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor) -> Option<TlsStream<TcpStream>> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        // Nobody takes it when the server has ended.
-        Ok(Ok(stream)) => drop(done.send(Ok(stream)).await),
+        Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
         Err(_) => tracing::info!(%peer, "TLS handshake took longer than {HANDSHAKE_TIMEOUT:?}"),
     }
-    drop(permit);
+    None
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 /// errno(3): no such address family.
 const EAFNOSUPPORT: i32 = 97;
+
+/// Connections at once; a proxy has one, and one more for the moment of a certificate. Further ones wait in the kernel.
+const CONNECTIONS_MAX: usize = 16_384;
 
 /// Handshakes at once; further connections wait in the kernel.
 const HANDSHAKES_MAX: usize = 256;

@@ -172,7 +172,7 @@ impl Subscription {
                 }
             }
         }
-        let due = removals && std::mem::take(&mut self.first_answer_due);
+        let due = std::mem::take(&mut self.first_answer_due);
         (due || delta != Delta::default()).then_some(delta)
     }
 }

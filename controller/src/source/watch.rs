@@ -7,6 +7,8 @@ use super::folder::{Folder, Manifests};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use std::{
     collections::HashSet,
+    fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -22,10 +24,13 @@ pub async fn run(root: PathBuf, manifests: watch::Sender<Arc<Manifests>>) {
     let mut watcher: Option<RecommendedWatcher> = None;
     let mut folder = Folder::new(root.clone());
     let mut paths = HashSet::new();
+    let mut watched = None;
     loop {
-        // Watched before it is read: what changes in between is not missed.
-        if watcher.is_none() {
-            watcher = start(&root, touched.clone());
+        // Watched before it is read: what changes in between is not missed. A folder that was made anew is another one.
+        let found = identity(&root);
+        if watcher.is_none() || watched != found {
+            watched = found;
+            watcher = found.and_then(|_| start(&root, touched.clone()));
         }
         let read = tokio::task::spawn_blocking(move || {
             let different = folder.refresh(&paths);
@@ -44,11 +49,12 @@ pub async fn run(root: PathBuf, manifests: watch::Sender<Arc<Manifests>>) {
             more = next_change(&mut changes) => paths = more,
             () = manifests.closed() => return,
         }
-        if !root.is_dir() {
-            // A folder that is made anew is another one to the kernel.
-            watcher = None;
-        }
     }
+}
+
+/// Which folder the path leads to now.
+fn identity(root: &Path) -> Option<(u64, u64)> {
+    fs::metadata(root).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Waits for changes to settle, or for the time of the next look.

@@ -24,8 +24,17 @@ use std::{
     net::IpAddr,
 };
 
-/// What each pod serves.
-pub(super) type Endpoints<'a> = HashMap<Key<'a>, BTreeMap<ServiceName, Vec<PortMapping>>>;
+/// Who serves what.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints<'a> {
+    /// What each pod serves.
+    pub(super) pods: HashMap<Key<'a>, Served>,
+    /// What addresses that belong to no pod serve, by the namespace of the service.
+    pub(super) external: BTreeMap<(&'a str, IpAddr), Served>,
+}
+
+/// Services, each with the ports as one endpoint serves them.
+pub(super) type Served = BTreeMap<ServiceName, Vec<PortMapping>>;
 
 /// Finds the endpoints of all services.
 pub(super) fn translate<'a>(
@@ -50,7 +59,7 @@ pub(super) fn translate<'a>(
         }
     }
     let by_address = pods_by_address(inventory);
-    let mut endpoints = Endpoints::new();
+    let mut endpoints = Endpoints::default();
     for (key, service) in services {
         let Some(item) = inventory.services.get(key) else { continue };
         match slices.get(key) {
@@ -80,7 +89,7 @@ fn from_selector<'a>(
             Some(PortMapping { service_port, target_port: target_of(port, pod.object)? })
         });
         let ports = ports.collect();
-        endpoints.entry((pod.namespace(), pod.name())).or_default().insert(service.name.clone(), ports);
+        endpoints.pods.entry((pod.namespace(), pod.name())).or_default().insert(service.name.clone(), ports);
     }
 }
 
@@ -106,45 +115,69 @@ fn from_slice<'a>(
         })
         .collect();
     for (at, endpoint) in slice.object.endpoints.iter().flatten().enumerate() {
-        let Some(key) = pod_of(endpoint, slice.namespace(), inventory, by_address) else {
-            let problem = "belongs to no pod of these manifests, so the mesh does not send to it".to_owned();
-            let field = format!("endpoints[{at}]");
-            conditions.push(slice.origin.condition(Severity::Warning, &field, problem, "add the pod's manifest"));
-            continue;
-        };
         // `ready` already says yes for services that publish addresses that are not; terminating ones are never ready.
-        if endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true) {
-            let of_pod = endpoints.entry(key).or_default().entry(service.name.clone()).or_default();
-            of_pod.extend(
-                ports
-                    .iter()
-                    .filter(|port| {
-                        // Dual-stack services have a slice for each family.
-                        !of_pod.iter().any(|known| known.service_port == port.service_port)
-                    })
-                    .copied()
-                    .collect::<Vec<_>>(),
-            );
+        let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+        let field = format!("endpoints[{at}]");
+        match owner(endpoint, slice.namespace(), inventory, by_address) {
+            Owner::Pod(key) if ready => add(endpoints.pods.entry(key).or_default(), service, &ports),
+            Owner::External(address) if ready => {
+                add(endpoints.external.entry((slice.namespace(), address)).or_default(), service, &ports);
+            }
+            Owner::Pod(_) | Owner::External(_) => {}
+            Owner::MissingPod => {
+                let problem = "its pod is not among these manifests, so the mesh does not send to it".to_owned();
+                conditions.push(slice.origin.condition(Severity::Warning, &field, problem, "add the pod's manifest"));
+            }
+            Owner::NoAddress => {
+                let problem = "has no address, so the mesh does not send to it".to_owned();
+                conditions.push(slice.origin.condition(
+                    Severity::Warning,
+                    &field,
+                    problem,
+                    "write an IPv4 or IPv6 address",
+                ));
+            }
         }
     }
 }
 
-/// The pod behind an endpoint: the one it names, or the one that has its address.
-fn pod_of<'a>(
+/// Adds ports that are not there yet: a dual-stack service has a slice for each family.
+fn add(served: &mut Served, service: &Service, ports: &[PortMapping]) {
+    let of_service = served.entry(service.name.clone()).or_default();
+    for port in ports {
+        if !of_service.iter().any(|known| known.service_port == port.service_port) {
+            of_service.push(*port);
+        }
+    }
+}
+
+/// What stands behind an endpoint.
+enum Owner<'a> {
+    Pod(Key<'a>),
+    /// A pod is named, and not given.
+    MissingPod,
+    /// An address outside of the cluster's pods, such as a database of its own.
+    External(IpAddr),
+    NoAddress,
+}
+
+/// The pod that the endpoint names, or the one that has its address, or just the address.
+fn owner<'a>(
     endpoint: &'a Endpoint,
     namespace: &'a str,
     inventory: &Inventory<'a>,
     by_address: &HashMap<IpAddr, Key<'a>>,
-) -> Option<Key<'a>> {
-    let named = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-    if let Some(target) = named {
-        let namespace = target.namespace.as_deref().unwrap_or(namespace);
-        return inventory.pods.get_key_value(&(namespace, target.name.as_deref()?)).map(|(key, _)| *key);
+) -> Owner<'a> {
+    if let Some(target) = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod")) {
+        let key = (target.namespace.as_deref().unwrap_or(namespace), target.name.as_deref().unwrap_or_default());
+        let pod = inventory.pods.get_key_value(&key);
+        return pod.map_or(Owner::MissingPod, |(key, _)| Owner::Pod(*key));
     }
-    endpoint
-        .addresses
-        .iter()
-        .find_map(|address| by_address.get(&address.parse::<IpAddr>().ok()?.to_canonical()).copied())
+    let mut addresses = endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
+    match addresses.next().map(|address| address.to_canonical()) {
+        Some(address) => by_address.get(&address).map_or(Owner::External(address), |key| Owner::Pod(*key)),
+        None => Owner::NoAddress,
+    }
 }
 
 fn pods_by_address<'a>(inventory: &Inventory<'a>) -> HashMap<IpAddr, Key<'a>> {

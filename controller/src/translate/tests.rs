@@ -171,7 +171,8 @@ ports: [{{name: http, port: 7777, protocol: TCP}}]
 endpoints:
 - {{addresses: [10.0.0.2], conditions: {{ready: true}}, targetRef: {{kind: Pod, name: b, namespace: shop}}}}
 - {{addresses: [10.0.0.3], conditions: {{ready: false, serving: true, terminating: true}}}}
-- {{addresses: [10.0.0.99]}}
+- {{addresses: [192.0.2.9]}}
+- {{addresses: [10.0.0.98], targetRef: {{kind: Pod, name: gone, namespace: shop}}}}
 ",
         pod("a", "10.0.0.1", ""),
         pod("b", "10.0.0.2", ""),
@@ -183,7 +184,11 @@ endpoints:
     let targets = ["a", "b", "c"].map(|name| workload(&translation, name).target_port(service, 80));
     assert_eq!(targets, [None, Some(7777), None]);
     assert_eq!(translation.conditions.len(), 1);
-    assert_eq!(translation.conditions[0].field, "endpoints[2]");
+    assert_eq!(translation.conditions[0].field, "endpoints[3]");
+    // An address of no pod is an endpoint all the same, in plain TCP.
+    let external = workload(&translation, "192.0.2.9");
+    assert_eq!(&*external.uid, "Kubernetes/discovery.k8s.io/EndpointSlice/shop/192.0.2.9");
+    assert_eq!((external.target_port(service, 80), external.tunnel), (Some(7777), Tunnel::None));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use super::{
 use crate::condition::{Condition, Severity, quoted};
 use heddle_mesh::{
     identity::SpiffeId,
-    workload::{Egress, Health, Locality, Tunnel, Workload},
+    service::ServiceName,
+    workload::{Egress, Health, Locality, PortMapping, Tunnel, Workload},
 };
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -67,6 +68,36 @@ pub(super) fn translate(
         egress: Egress::Allow,
         canonical_name: canonical_name(pod.object).map_or_else(|| workload_name.as_str().into(), Arc::from),
         workload_name: workload_name.into(),
+        cluster: settings.cluster_id.clone(),
+    })
+}
+
+/// An endpoint that is no pod: reached as it is, in plain TCP. It is named by its address. `None` when the namespace cannot
+/// be part of an identity, which a checked name always can.
+pub(super) fn external(
+    (namespace, address): (&str, IpAddr),
+    services: BTreeMap<ServiceName, Vec<PortMapping>>,
+    settings: &Settings,
+) -> Option<Workload> {
+    let name: Arc<str> = address.to_string().into();
+    Some(Workload {
+        uid: format!("{}/discovery.k8s.io/EndpointSlice/{namespace}/{address}", settings.cluster_id).into(),
+        name: name.clone(),
+        namespace: namespace.into(),
+        addresses: vec![address],
+        network: "".into(),
+        tunnel: Tunnel::None,
+        identity: SpiffeId::new(settings.trust_domain.clone(), namespace, "default").ok()?,
+        node: "".into(),
+        locality: Locality::default(),
+        health: Health::Healthy,
+        policies: Vec::new(),
+        services,
+        capacity: 1,
+        host_network: false,
+        egress: Egress::Allow,
+        canonical_name: name.clone(),
+        workload_name: name,
         cluster: settings.cluster_id.clone(),
     })
 }

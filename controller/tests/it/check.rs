@@ -1,8 +1,13 @@
 //! `check` on folders with mistakes.
 
 use crate::support::{Scratch, e2e_manifests};
-use heddle_controller::check::check;
-use std::fs;
+use heddle_controller::{
+    check::check,
+    source::{document, folder::Manifests},
+    translate::{Settings, translate},
+};
+use heddle_mesh::identity::TrustDomain;
+use std::{fs, path::Path, sync::Arc};
 
 #[test]
 fn a_folder_with_many_mistakes_has_each_named_with_line_and_remedy() {
@@ -75,5 +80,37 @@ fn hostile_files_are_survived() {
     for condition in &report.conditions {
         let text = condition.to_string();
         assert!(!text.contains('\n') && text.len() < 2_000, "{text}");
+    }
+}
+
+#[test]
+fn damaged_manifests_are_survived() {
+    let texts = ["mistakes/workloads.yaml", "mistakes/policies.yaml", "demo/services.yaml"]
+        .map(|file| fs::read(e2e_manifests(file)).expect("a manifest"));
+    let file: Arc<Path> = Path::new("m.yaml").into();
+    let settings = Settings { cluster_id: "k".into(), trust_domain: TrustDomain::default() };
+    // A fixed sequence (Knuth's MMIX generator), so that a failure can be repeated.
+    let mut random = 1_u64;
+    let mut next = |below: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(random >> 33).expect("31 bits") % below
+    };
+    let pieces: [&[u8]; 12] =
+        [b"{", b"]", b": ", b"\n- ", b"\n", b"*a", b"&a ", b"---\n", b"\"", b"-1", b"99999999999", b"\xff"];
+    for _ in 0..1_000 {
+        let mut bytes = texts[next(texts.len())].clone();
+        for _ in 0..=next(4) {
+            let at = next(bytes.len());
+            match next(3) {
+                0 => bytes.truncate(at.max(1)),
+                1 => drop(bytes.splice(at..at, pieces[next(pieces.len())].iter().copied())),
+                _ => drop(bytes.drain(at..(at + next(40)).min(bytes.len() - 1).max(at))),
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let contents = document::read(&file, &text);
+        let manifests =
+            Manifests { objects: contents.objects, conditions: contents.conditions, ..Manifests::default() };
+        translate(&manifests, &settings);
     }
 }

@@ -202,6 +202,27 @@ async fn a_policy_comes_before_the_workload_that_lists_it_and_goes_after() {
 }
 
 #[tokio::test]
+async fn a_resuming_client_loses_a_policy_only_after_its_workload_changed() {
+    let (_scratch, controller) = shop().await;
+    let mut web = controller.connect("web").await;
+    web.wildcard(POLICIES, &[("shop/old", "1")]).await;
+    web.on_demand(&[(WEB, "1")]).await;
+    let order = [web.next().await.expect("a response"), web.next().await.expect("a response")];
+    assert_eq!(order.each_ref().map(names), [(strings(&[STRICT]), vec![]), (strings(&[WEB]), vec![])]);
+    web.ack(&order[0]).await;
+    web.ack(&order[1]).await;
+    expect(&mut web, &[], &["shop/old"]).await;
+    let settled = async |controller: &Controller| {
+        let status = controller.status().await;
+        ["Address", "Authorization"].iter().all(|kind| {
+            let types = status["nodes"][0]["types"].as_object().expect("types");
+            types.iter().any(|(name, kind_status)| name.ends_with(kind) && kind_status["acked"] == 1)
+        })
+    };
+    controller.until(settled).await;
+}
+
+#[tokio::test]
 async fn a_refused_resource_is_not_sent_again_until_it_changes() {
     let (scratch, controller) = shop().await;
     let mut client = controller.connect("client").await;

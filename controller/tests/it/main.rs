@@ -2,6 +2,7 @@
 
 mod certificates;
 mod check;
+mod command;
 mod discovery;
 mod folder;
 mod support;
