@@ -1,3 +1,5 @@
+//! The authority: what stays, what is refused, what a certificate says.
+
 use super::*;
 use crate::state::StateFolder;
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};

@@ -1,3 +1,5 @@
+//! Tokens: sound ones, and every way to forge one.
+
 use super::*;
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 

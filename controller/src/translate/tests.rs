@@ -1,3 +1,5 @@
+//! Tables: manifests in, workloads, services, policies and conditions out.
+
 use super::*;
 use crate::{condition::Severity, source::document, source::folder::Manifests};
 use heddle_mesh::{

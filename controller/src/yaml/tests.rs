@@ -1,3 +1,5 @@
+//! Lines, documents, type errors and hostile input.
+
 use super::*;
 use std::collections::BTreeMap;
 

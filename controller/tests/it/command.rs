@@ -73,7 +73,7 @@ fn sigterm_ends_it_with_0() {
     let mut lines = log.lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("serving")), "it never serves");
     assert!(Command::new("kill").arg(child.id().to_string()).status().expect("kill").success());
-    let (ended, wait) = mpsc::channel();
+    let (ended, wait) = mpsc::sync_channel(1);
     thread::spawn(move || ended.send(child.wait().map(|status| status.code())));
     let code = wait.recv_timeout(Duration::from_secs(10)).expect("an end in time");
     assert_eq!(code.expect("a status"), Some(0));

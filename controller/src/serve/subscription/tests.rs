@@ -1,3 +1,5 @@
+//! What a client is sent, step by step.
+
 use super::*;
 use crate::{
     source::{document, folder::Manifests},

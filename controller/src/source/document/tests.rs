@@ -1,3 +1,5 @@
+//! Lists, broken documents, lost policies and names.
+
 use super::*;
 
 fn read_text(text: &str) -> Contents {

@@ -1,3 +1,5 @@
+//! Files that change, vanish and break.
+
 use super::*;
 use std::{fs, os::unix::fs::symlink};
 
