@@ -71,25 +71,30 @@ fn configuration() -> Result<String> {
     let binaries = process::target_directory()?.join("debug");
     let mut page = HEAD.to_owned();
     for name in BINARIES {
-        section(&mut page, &binaries.join(name), name, &[], 2)?;
+        section(&mut page, &binaries.join(name), name)?;
     }
     Ok(page)
 }
 
 /// One command and, below it, its subcommands.
-fn section(page: &mut String, binary: &Path, name: &str, subcommand: &[&str], level: usize) -> Result<()> {
+fn section(page: &mut String, binary: &Path, name: &str) -> Result<()> {
+    let help = ask(binary, &[])?;
+    page.push_str(&help.markdown(name, 2, None));
+    let mut first: Option<(String, Help)> = None;
+    for subcommand in &help.subcommands {
+        let (title, inner) = (format!("{name} {subcommand}"), ask(binary, &[subcommand])?);
+        page.push_str(&inner.markdown(&title, 3, first.as_ref().map(|(title, help)| (title.as_str(), help))));
+        first = first.or(Some((title, inner)));
+    }
+    Ok(())
+}
+
+fn ask(binary: &Path, subcommand: &[&str]) -> Result<Help> {
     let mut command = Command::new(binary);
     command.args(subcommand).arg("--help").stdin(Stdio::null()).env("COLUMNS", "120").env("NO_COLOR", "1");
     // A set variable is shown as its option's value.
     for (variable, _) in env::vars_os().filter(|(variable, _)| variable.to_string_lossy().starts_with("HEDDLE_")) {
         command.env_remove(variable);
     }
-    let help = Help::parse(&process::output(&mut command)?);
-    let title: Vec<&str> = std::iter::once(name).chain(subcommand.iter().copied()).collect();
-    page.push_str(&help.markdown(&title.join(" "), level));
-    for inner in &help.subcommands {
-        let path: Vec<&str> = subcommand.iter().copied().chain([inner.as_str()]).collect();
-        section(page, binary, name, &path, level + 1)?;
-    }
-    Ok(())
+    Ok(Help::parse(&process::output(&mut command)?))
 }
