@@ -8,11 +8,15 @@
 //!
 //! `cargo bench -p heddle-dataplane --bench carrier [-- FILTER [SECONDS]]`; filters are prefixes of the row names.
 
+#![expect(clippy::disallowed_methods, reason = "the main thread does nothing but wait for the clock")]
+
 #[path = "../tests/it/support/ca.rs"]
+#[expect(dead_code, reason = "the tests use the rest")]
 mod ca;
 
 use ca::Ca;
 use heddle_dataplane::{
+    allocator,
     hbone::{
         authority::Authority,
         client::{Dial, Key, Pool, PoolLimits},
@@ -47,6 +51,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 fn main() {
+    allocator::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let filter = arguments.first().map_or("", String::as_str);
     let seconds = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(2.0);
@@ -228,7 +233,7 @@ fn application() -> SocketAddr {
 
 fn server_proxy(svid: Arc<Svid>) -> (SocketAddr, CpuFile) {
     let (listener, address) = bound();
-    let (send, receive) = std::sync::mpsc::channel();
+    let (send, receive) = std::sync::mpsc::sync_channel(1);
     on_a_thread("server-proxy", move || async move {
         send.send(CpuFile::of_this_thread()).expect("the main thread waits");
         let listener = TcpListener::from_std(listener).expect("a listener");
@@ -254,7 +259,7 @@ async fn dial_application(incoming: Incoming) {
 
 fn client_proxy(svid: Arc<Svid>, server: SocketAddr, application: SocketAddr) -> (SocketAddr, CpuFile) {
     let (listener, address) = bound();
-    let (send, receive) = std::sync::mpsc::channel();
+    let (send, receive) = std::sync::mpsc::sync_channel(1);
     on_a_thread("client-proxy", move || async move {
         send.send(CpuFile::of_this_thread()).expect("the main thread waits");
         let listener = TcpListener::from_std(listener).expect("a listener");
@@ -277,7 +282,7 @@ fn client_proxy(svid: Arc<Svid>, server: SocketAddr, application: SocketAddr) ->
 
 fn plain_proxy(name: &str, next: SocketAddr) -> (SocketAddr, CpuFile) {
     let (listener, address) = bound();
-    let (send, receive) = std::sync::mpsc::channel();
+    let (send, receive) = std::sync::mpsc::sync_channel(1);
     on_a_thread(name, move || async move {
         send.send(CpuFile::of_this_thread()).expect("the main thread waits");
         let listener = TcpListener::from_std(listener).expect("a listener");

@@ -9,11 +9,12 @@
 //! admitted by [`authorize`] before the application is dialled, from the client's own address.
 //!
 //! # Floors
-//! 4 `app config admin`, 3 `outbound inbound tcp`, 2 `upstream connect hbone tls identity authorize view`,
+//! 4 `app config admin allocator`, 3 `outbound inbound tcp`, 2 `upstream connect hbone tls identity authorize view`,
 //! 1 `listener capture stream relay socket drain scratch`. A module uses its own floor and those below. [`telemetry`] and
 //! [`error`] serve all.
 
 pub mod admin;
+pub mod allocator;
 pub mod app;
 pub mod authorize;
 pub mod capture;

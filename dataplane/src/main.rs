@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use heddle_dataplane::{
-    app,
+    allocator, app,
     config::{Args, Config},
 };
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    allocator::keep_freed_memory();
     match app::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! Socket options: marks, transparency, keepalive. The only `unsafe` of this crate.
+//! Socket options: marks, transparency, keepalive. With [`crate::allocator`] the only `unsafe` of this crate.
 
 use heddle_init_abi::OWN_MARK;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};

@@ -183,6 +183,9 @@ fn connect_frame(stream: u32, flags: u8) -> Vec<u8> {
     frame(1, flags, stream, b"\x02\x07CONNECT\x01\x0b10.0.0.7:80")
 }
 
+/// The frames of one turn of a flood.
+type Frames = fn(u32) -> Vec<u8>;
+
 const END_HEADERS: u8 = 4;
 
 /// Sends a preface, then frames without end; says how the server's connection ended, if it did.
@@ -233,7 +236,7 @@ fn floods_that_cost_more_than_they_pay_end_the_connection() {
 #[test]
 fn floods_that_cost_little_are_answered_or_ended() {
     local(async {
-        let kinds: [(&str, fn(u32) -> Vec<u8>); 4] = [
+        let kinds: [(&str, Frames); 4] = [
             ("PING", |turn| frame(6, 0, 0, &u64::from(turn).to_be_bytes())),
             ("SETTINGS", |_| frame(4, 0, 0, &[])),
             ("PRIORITY", |turn| frame(2, 0, 2 * turn + 1, &[0, 0, 0, 0, 1])),

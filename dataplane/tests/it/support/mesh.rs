@@ -43,12 +43,12 @@ pub(crate) struct Mesh {
     pub(crate) ca: Ca,
     relay: RelayLimits,
     /// How relays at the client's and at the server's side ended.
-    client_ends: RefCell<mpsc::UnboundedReceiver<Result<(), RelayError>>>,
-    server_ends: RefCell<mpsc::UnboundedReceiver<Result<(), RelayError>>>,
-    client_end: mpsc::UnboundedSender<Result<(), RelayError>>,
+    client_ends: RefCell<mpsc::Receiver<Result<(), RelayError>>>,
+    server_ends: RefCell<mpsc::Receiver<Result<(), RelayError>>>,
+    client_end: mpsc::Sender<Result<(), RelayError>>,
     serving: RefCell<JoinSet<()>>,
     /// How connections of the server ended.
-    served: RefCell<mpsc::UnboundedReceiver<Result<(), server::ServeError>>>,
+    served: RefCell<mpsc::Receiver<Result<(), server::ServeError>>>,
 }
 
 impl Mesh {
@@ -57,7 +57,7 @@ impl Mesh {
     }
 
     pub(crate) async fn with(options: Options) -> Rc<Self> {
-        let (ends, server_ends) = mpsc::unbounded_channel();
+        let (ends, server_ends) = mpsc::channel(ENDS_MAX);
         let relay_limits = options.relay.clone();
         Self::serving(options, server_ends, move |incoming| {
             dial_application(incoming, relay_limits.clone(), ends.clone())
@@ -70,13 +70,13 @@ impl Mesh {
     where
         F: Future<Output = ()> + 'static,
     {
-        let (_, server_ends) = mpsc::unbounded_channel();
+        let (_, server_ends) = mpsc::channel(ENDS_MAX);
         Self::serving(options, server_ends, each).await
     }
 
     async fn serving<F>(
         options: Options,
-        server_ends: mpsc::UnboundedReceiver<Result<(), RelayError>>,
+        server_ends: mpsc::Receiver<Result<(), RelayError>>,
         each: impl Fn(Incoming) -> F + 'static,
     ) -> Rc<Self>
     where
@@ -86,7 +86,7 @@ impl Mesh {
         let (listener, address) = listen().await;
         let server_svid = ca.svid(SERVER);
         let drain = CancellationToken::new();
-        let (serve_end, served) = mpsc::unbounded_channel();
+        let (serve_end, served) = mpsc::channel(ENDS_MAX);
         let mut serving = JoinSet::new();
         serving.spawn_local({
             let drain = drain.clone();
@@ -102,14 +102,14 @@ impl Mesh {
                         let Ok((stream, peer)) = tls::accept(tcp, config).await else { return };
                         let result =
                             server::serve(stream, peer, &options.server, &drain, |incoming| each(incoming)).await;
-                        let _ = serve_end.send(result);
+                        let _ = serve_end.try_send(result);
                     });
                 }
             }
         });
         let (svids, watched) = watch::channel(Some(ca.svid(CLIENT)));
         let identities: Arc<[SpiffeId]> = Arc::from([SERVER.parse().expect("an identity")]);
-        let (client_end, client_ends) = mpsc::unbounded_channel();
+        let (client_end, client_ends) = mpsc::channel(ENDS_MAX);
         Rc::new(Self {
             pool: Pool::new(watched, options.pool, Dial::new(connect)),
             key: Key { address, identities },
@@ -136,7 +136,7 @@ impl Mesh {
                 spawn_local(async move {
                     let Ok(tunnel) = mesh.pool.open(&mesh.key, application, &HeaderMap::new()).await else { return };
                     let result = relay(tcp, Transport::Tunnel(tunnel), &mesh.relay, &ByteCounts::default()).await;
-                    let _ = mesh.client_end.send(result);
+                    let _ = mesh.client_end.try_send(result);
                 });
             }
         });
@@ -154,7 +154,7 @@ impl Mesh {
     }
 
     /// Where relays that a test starts itself tell how they ended.
-    pub(crate) fn ends(&self) -> mpsc::UnboundedSender<Result<(), RelayError>> {
+    pub(crate) fn ends(&self) -> mpsc::Sender<Result<(), RelayError>> {
         self.client_end.clone()
     }
 
@@ -209,7 +209,7 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 async fn dial_application(
     incoming: Incoming,
     limits: RelayLimits,
-    ends: mpsc::UnboundedSender<Result<(), RelayError>>,
+    ends: mpsc::Sender<Result<(), RelayError>>,
 ) {
     let Authority::Address(application) = *incoming.authority() else {
         return incoming.refuse(StatusCode::BAD_REQUEST, "authority_refused");
@@ -219,7 +219,7 @@ async fn dial_application(
     };
     let Ok(tunnel) = incoming.accept() else { return };
     let result = relay(tcp, Transport::Tunnel(tunnel), &limits, &ByteCounts::default()).await;
-    let _ = ends.send(result);
+    let _ = ends.try_send(result);
 }
 
 /// A listener on loopback.
@@ -251,3 +251,6 @@ pub(crate) async fn accept_one() -> (TcpStream, TcpStream) {
     let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
     (client.expect("connects"), server.expect("accepts").0)
 }
+
+/// More relays than any test looks at.
+const ENDS_MAX: usize = 1024;
