@@ -60,13 +60,14 @@ impl Namespace {
         path_of(&self.name)
     }
 
-    /// Turns it into a switch: a bridge `br0` with these addresses.
+    /// Turns it into a switch: a bridge `br0` with these addresses. Its MAC is fixed: by itself a bridge takes the lowest of
+    /// its ports' (bridge(8)), so that a new pod would leave the others with a stale neighbour entry, and their packets lost.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn make_bridge(&self, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
         let lines = format!(
-            "link add br0 type bridge\nlink set br0 up\naddress add {v4}/24 dev br0\naddress add {v6}/64 dev br0 nodad\n"
+            "link add br0 address {BRIDGE_MAC} type bridge\nlink set br0 up\naddress add {v4}/24 dev br0\naddress add {v6}/64 dev br0 nodad\n"
         );
         ip(Some(self), &lines)
     }
@@ -269,3 +270,5 @@ fn path_of(name: &str) -> PathBuf {
 const NETNS: &str = "/run/netns";
 /// IFNAMSIZ without the closing zero.
 const IFNAME_MAX: usize = 15;
+/// Of the bridge: locally administered (IEEE 802, section 8.2).
+const BRIDGE_MAC: &str = "02:00:00:00:00:01";
