@@ -61,7 +61,7 @@ async fn serve(
     let mut snapshots = shared.snapshots.clone();
     tracing::info!(node = client.id, "connected");
 
-    let mut responses_due = client.request(first, &current(&mut snapshots));
+    let mut responses_due = client.request(first, &newest(&snapshots));
     loop {
         for response in responses_due {
             shared.metrics.pushes(&response.type_url).inc();
@@ -72,7 +72,7 @@ async fn serve(
         }
         responses_due = tokio::select! {
             request = requests.message() => match request {
-                Ok(Some(request)) => client.request(request, &current(&mut snapshots)),
+                Ok(Some(request)) => client.request(request, &newest(&snapshots)),
                 Ok(None) => break,
                 Err(status) => {
                     tracing::info!(node = client.id, reason = status.message(), "lost");
@@ -80,7 +80,10 @@ async fn serve(
                 }
             },
             changed = snapshots.changed() => match changed {
-                Ok(()) => client.push(&current(&mut snapshots)),
+                Ok(()) => {
+                    let newest = snapshots.borrow_and_update().clone();
+                    client.push(&newest)
+                }
                 Err(_) => break,
             },
         };
@@ -89,8 +92,10 @@ async fn serve(
     Ok(())
 }
 
-fn current(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Arc<Snapshot> {
-    snapshots.borrow_and_update().clone()
+/// A request is answered from the newest snapshot, and leaves it marked as unseen: what it does not ask for is still to be
+/// pushed. If an acknowledgement marked it, the change would wait for the next one.
+fn newest(snapshots: &watch::Receiver<Arc<Snapshot>>) -> Arc<Snapshot> {
+    snapshots.borrow().clone()
 }
 
 /// What is known of the client of one stream.
