@@ -61,6 +61,7 @@ fn main() {
         bench.row(filter, &format!("requests-{connections}"), Work::Requests { connections });
     }
     bench.floor(filter, "floor-requests-64", Work::Requests { connections: 64 });
+    bench.floor(filter, "floor-connects-16", Work::Connects { connections: 16 });
     bench.floor(filter, "floor-upload-2", Work::Upload { connections: 2 });
     bench.row(filter, "connects-16", Work::Connects { connections: 16 });
     bench.row(filter, "upload-1", Work::Upload { connections: 1 });

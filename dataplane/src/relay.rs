@@ -14,6 +14,7 @@ pub use count::ByteCounts;
 pub use error::{RelayError, Side};
 
 use crate::stream::Transport;
+use h2::Reason;
 use idle::IdleTimer;
 use socket::Socket;
 use std::{future::poll_fn, pin::pin, time::Duration};
@@ -29,9 +30,9 @@ pub struct RelayLimits {
 }
 
 impl Default for RelayLimits {
-    /// 1 h, 64 KiB.
+    /// 1 h, 128 KiB: with 64 KiB bulk costs a twelfth more, with 256 KiB nothing less.
     fn default() -> Self {
-        Self { idle_timeout: Duration::from_secs(60 * 60), read_bytes_max: 64 * 1024 }
+        Self { idle_timeout: Duration::from_secs(60 * 60), read_bytes_max: 128 * 1024 }
     }
 }
 
@@ -69,20 +70,34 @@ pub async fn relay(
             far.finished();
         }
         Transport::Tunnel(mut far) => {
-            let mut relay = tunnel::Relay::new(&near, &mut far, limits.read_bytes_max, bytes);
-            let mut near_failed = pin!(near.failed());
-            poll_fn(|cx| {
-                let (active, mut result) = relay.poll(cx);
-                if result.is_pending() && relay.blind() {
-                    result = near_failed.as_mut().poll(cx).map(Err);
-                }
-                if result.is_pending() { idle.poll(cx, active).map(Err) } else { result }
-            })
-            .await?;
+            let result = {
+                let mut relay = tunnel::Relay::new(&near, &mut far, limits.read_bytes_max, bytes);
+                let mut near_failed = pin!(near.failed());
+                poll_fn(|cx| {
+                    let (active, mut result) = relay.poll(cx);
+                    if result.is_pending() && relay.blind() {
+                        result = near_failed.as_mut().poll(cx).map(Err);
+                    }
+                    if result.is_pending() { idle.poll(cx, active).map(Err) } else { result }
+                })
+                .await
+            };
+            if let Err(error) = result {
+                far.reset(reset_reason(&error));
+                return Err(error);
+            }
         }
     }
     near.finished();
     Ok(())
+}
+
+/// RFC 9113, section 8.5: a failure of the TCP connection is CONNECT_ERROR.
+fn reset_reason(error: &RelayError) -> Reason {
+    match error.side() {
+        Some(Side::Near) => Reason::CONNECT_ERROR,
+        Some(Side::Far) | None => Reason::CANCEL,
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Between a TCP socket and a tunnel's stream.
 
-use super::{ByteCounts, RelayError, Side, socket::Socket};
+use super::{ByteCounts, RelayError, socket::Socket};
 use crate::{scratch, stream::Tunnel};
 use bytes::{Buf, Bytes, BytesMut};
-use h2::Reason;
 use std::{
     collections::VecDeque,
     io::IoSlice,
@@ -56,11 +55,6 @@ impl<'a> Relay<'a> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> (bool, Poll<Result<(), RelayError>>) {
         self.active = false;
         let result = self.poll_both(cx);
-        if let Poll::Ready(Err(error)) = &result
-            && error.side() != Some(Side::Far)
-        {
-            self.far.reset(Reason::CANCEL);
-        }
         (self.active, result)
     }
 

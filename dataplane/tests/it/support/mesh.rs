@@ -206,11 +206,7 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(tcp)
 }
 
-async fn dial_application(
-    incoming: Incoming,
-    limits: RelayLimits,
-    ends: mpsc::Sender<Result<(), RelayError>>,
-) {
+async fn dial_application(incoming: Incoming, limits: RelayLimits, ends: mpsc::Sender<Result<(), RelayError>>) {
     let Authority::Address(application) = *incoming.authority() else {
         return incoming.refuse(StatusCode::BAD_REQUEST, "authority_refused");
     };
