@@ -17,6 +17,11 @@ pub fn keep_failed() -> bool {
     std::env::var_os("HEDDLE_E2E_KEEP").is_some_and(|value| value == "1")
 }
 
+/// The log level of controller and proxies, when a run wants more than usual (`HEDDLE_E2E_LOG=debug`).
+pub(crate) fn log_level() -> Option<String> {
+    std::env::var("HEDDLE_E2E_LOG").ok()
+}
+
 /// Keeps what tells why the test of this mesh failed, and prints where it is.
 pub(crate) fn keep(shared: &std::sync::Arc<Shared>) {
     let folder = program::target().join("e2e").join(shared.test.replace("::", "."));

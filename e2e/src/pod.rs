@@ -296,11 +296,6 @@ impl Pod {
         Ok(())
     }
 
-    /// Ends its applications.
-    pub fn stop_apps(&self) {
-        lock(&self.state.apps).clear();
-    }
-
     /// The process ids of its applications.
     pub fn app_pids(&self) -> Vec<u32> {
         lock(&self.state.apps).iter().map(Process::pid).collect()

@@ -8,7 +8,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{File, OpenOptions},
     io::Read,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -285,11 +285,6 @@ impl Drop for Process {
         // It was killed, so this takes no time; a failure would mean that it is not ours any more.
         let _ = self.child.wait();
     }
-}
-
-/// Whether a process ended by this signal.
-pub fn ended_by(status: ExitStatus, signal: i32) -> bool {
-    status.signal() == Some(signal)
 }
 
 fn kill_group(child: &Child, signal: i32) {

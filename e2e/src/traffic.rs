@@ -12,7 +12,7 @@ use std::{fs, io, net::TcpStream, time::Duration};
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// curl's exit status (curl(1), EXIT CODES); 0 is an answer of whatever status, 7 a refused connection, 28 a timeout,
-    /// 52 an empty reply, 56 a reset.
+    /// 52 an empty reply, 55 and 56 a reset.
     pub exit: i32,
     /// HTTP status; 0 without an answer.
     pub status: u16,
@@ -44,7 +44,7 @@ impl Reply {
 
     /// Whether the connection was refused or ended without a byte of an answer, and not by running into a timeout.
     pub fn is_refused(&self) -> bool {
-        [7, 52, 56].contains(&self.exit) && self.status == 0
+        [7, 52, 55, 56].contains(&self.exit) && self.status == 0
     }
 }
 

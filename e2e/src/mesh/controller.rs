@@ -2,6 +2,7 @@
 
 use super::{Shared, lock};
 use crate::{
+    artifacts,
     process::Rights,
     program,
     traffic::http,
@@ -53,6 +54,14 @@ pub struct Subscription {
     pub acked: u64,
 }
 
+impl Status {
+    /// Checks that the manifests are well.
+    pub(super) fn check_manifests(&self) -> Result<()> {
+        ensure!(self.mistakes.is_empty(), "the manifests have mistakes: {:#?}", self.mistakes);
+        Ok(())
+    }
+}
+
 impl<'a> Controller<'a> {
     pub(crate) fn of(shared: &'a Shared) -> Self {
         Self { shared }
@@ -74,6 +83,7 @@ impl<'a> Controller<'a> {
             .launch()?
             .args(["--manifests".as_ref(), self.shared.folder.join("manifests").as_os_str()])
             .args(["--state".as_ref(), state.as_os_str()])
+            .args(artifacts::log_level().iter().flat_map(|level| ["--log-level", level]))
             .spawn(&self.shared.folder.join("logs/controller"))?;
         let ready = wait::until_true("the controller's readiness", PATIENCE, || {
             process.check_alive()?;
@@ -127,7 +137,7 @@ impl<'a> Controller<'a> {
             Ok(Some(self.status()?).filter(|status| status.revision > before && status.files == files))
         });
         let status = status.with_context(|| format!("the controller said: {}", self.last_words()))?;
-        ensure!(status.mistakes.is_empty(), "the manifests have mistakes: {:#?}", status.mistakes);
+        status.check_manifests()?;
         self.settle()
     }
 

@@ -2,6 +2,7 @@
 
 use super::Pod;
 use crate::{
+    artifacts,
     mesh::{Controller, lock},
     process::Rights,
     program,
@@ -88,6 +89,7 @@ impl<'a> Proxy<'a> {
             .args(["--pod-name", &state.name, "--pod-namespace", &state.namespace])
             .args(["--service-account", &state.service_account, "--node-name", "node"])
             .args(["--pod-ips", &format!("{},{}", state.v4, state.v6)])
+            .args(artifacts::log_level().iter().flat_map(|level| ["--log-level", level]))
             .args(&state.proxy_arguments)
             .spawn(&self.pod.log("proxy"))?;
         *lock(&state.proxy) = Some(process);
