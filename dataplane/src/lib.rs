@@ -10,7 +10,7 @@
 //!
 //! # Floors
 //! 4 `app config admin allocator`, 3 `outbound inbound tcp`, 2 `upstream connect hbone tls identity authorize view`,
-//! 1 `listener capture stream relay socket drain scratch`. A module uses its own floor and those below. [`telemetry`] and
+//! 1 `listener capture stream relay socket drain scratch allocator`. A module uses its own floor and those below. [`telemetry`] and
 //! [`error`] serve all.
 
 pub mod admin;

@@ -13,7 +13,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (4, &["lib", "main", "app", "config", "admin"]),
     (3, &["outbound", "inbound", "tcp", "http", "filter"]),
     (2, &["upstream", "connect", "hbone", "tls", "identity", "authorize", "view"]),
-    (1, &["listener", "capture", "detect", "stream", "relay", "socket", "scratch", "drain"]),
+    (1, &["listener", "capture", "detect", "stream", "relay", "socket", "scratch", "allocator", "drain"]),
     (0, &["telemetry", "error"]),
 ];
 
