@@ -69,7 +69,9 @@ impl App {
                 let any_client = "host all all 0.0.0.0/0 trust\nhost all all ::/0 trust\n";
                 fs::write(format!("{data}/pg_hba.conf"), format!("local all all trust\n{any_client}"))?;
                 let postgres = pod.launch(program::system("postgres")?, rights);
-                let settings = ["listen_addresses=*", "fsync=off", &format!("unix_socket_directories={folder}")];
+                let sockets = format!("unix_socket_directories={folder}");
+                // Shared memory in its own folder, because what it has in /dev/shm would outlive its being killed.
+                let settings = ["listen_addresses=*", "fsync=off", "dynamic_shared_memory_type=mmap", &sockets];
                 postgres.args(["-D", &data]).args(settings.iter().flat_map(|setting| ["-c", setting])).spawn(&log)
             }
         }

@@ -174,7 +174,17 @@ impl<'a> Launch<'a> {
     pub fn command(self) -> Result<Command> {
         let mut command = Command::new(program::system("nsenter")?);
         command.arg(format!("--net={}", self.namespace.path().display()));
-        command.args(["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", MOUNT_AND_EXEC, "pod"]);
+        command.args([
+            "unshare",
+            "--mount",
+            "--ipc",
+            "--propagation",
+            "private",
+            "/bin/sh",
+            "-c",
+            MOUNT_AND_EXEC,
+            "pod",
+        ]);
         for (from, at) in &self.mounts {
             command.args([from, at]);
         }
