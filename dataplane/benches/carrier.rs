@@ -51,8 +51,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 fn main() {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.is_empty() {
+        // `cargo test --all-targets` runs benches too, and only wants to know that they are there.
+        return;
+    }
     allocator::keep_freed_memory();
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    arguments.retain(|argument| argument != "--bench");
     let filter = arguments.first().map_or("", String::as_str);
     let seconds = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(2.0);
     let bench = Bench::start(Duration::from_secs_f64(seconds));
