@@ -60,17 +60,12 @@ impl Capture {
         Self { options }
     }
 
-    /// The options that every socket of the proxy has.
-    pub fn options(&self) -> &SocketOptions {
-        &self.options
-    }
-
     /// A listener for captured connections.
     ///
     /// # Errors
     /// [`CaptureError::Listen`] with the address.
     pub fn listen(&self, at: SocketAddr) -> Result<TcpListener, CaptureError> {
-        socket::listen(at, true).map_err(|source| CaptureError::Listen { at, source })
+        socket::listen(at, &self.options).map_err(|source| CaptureError::Listen { at, source })
     }
 
     /// Where the client of a captured connection meant to go.

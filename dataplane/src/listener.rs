@@ -1,6 +1,6 @@
 //! The accept loop: every captured socket, or the reason it was not taken.
 
-use crate::socket::{self, SocketOptions};
+use crate::socket;
 use std::{
     cell::Cell,
     io,
@@ -77,7 +77,6 @@ pub enum Trouble {
 pub async fn run(
     listener: TcpListener,
     limit: ConnectionLimit,
-    options: SocketOptions,
     stop: CancellationToken,
     serve: impl Fn(Accepted),
     trouble: impl Fn(Trouble),
@@ -89,7 +88,7 @@ pub async fn run(
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        match accepted.and_then(|(stream, peer)| take(stream, peer, &limit, &options)) {
+        match accepted.and_then(|(stream, peer)| take(stream, peer, &limit)) {
             Ok(Ok(accepted)) => {
                 pause.set(ACCEPT_PAUSE_MIN);
                 serve(accepted);
@@ -109,17 +108,11 @@ pub async fn run(
     }
 }
 
-fn take(
-    stream: TcpStream,
-    peer: SocketAddr,
-    limit: &ConnectionLimit,
-    options: &SocketOptions,
-) -> io::Result<Result<Accepted, SocketAddr>> {
+fn take(stream: TcpStream, peer: SocketAddr, limit: &ConnectionLimit) -> io::Result<Result<Accepted, SocketAddr>> {
     let Some(slot) = limit.take() else {
         socket::reset(stream);
         return Ok(Err(peer));
     };
-    socket::tune(&stream, options)?;
     let local = stream.local_addr()?;
     Ok(Ok(Accepted { stream: Some(stream), peer, local, at: Instant::now(), _slot: slot }))
 }

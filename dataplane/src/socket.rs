@@ -19,12 +19,13 @@ pub struct SocketOptions {
     pub user_timeout: Duration,
 }
 
-/// A listener that takes connections to foreign addresses (TPROXY) and whose accepted sockets carry the proxy's mark.
+/// A listener that takes connections to foreign addresses (TPROXY). Its accepted sockets inherit the proxy's mark and all of
+/// `options` (socket(7) and tcp(7) options are copied from the listener), so that accepting costs no further call.
 /// Every worker has one of its own for each address: SO_REUSEPORT.
 ///
 /// # Errors
 /// Those of socket(7) and bind(2); EPERM without CAP_NET_RAW.
-pub fn listen(at: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
+pub fn listen(at: SocketAddr, options: &SocketOptions) -> io::Result<TcpListener> {
     let socket = new(at.ip())?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -32,9 +33,8 @@ pub fn listen(at: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
     if at.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if transparent {
-        set_transparent(&socket, at.is_ipv6())?;
-    }
+    set_transparent(&socket, at.is_ipv6())?;
+    tune(&socket, options)?;
     socket.bind(&at.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
@@ -82,7 +82,7 @@ pub fn unmarked(family: IpAddr) -> io::Result<TcpSocket> {
 ///
 /// # Errors
 /// Those of setsockopt(2).
-pub fn tune(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
+fn tune(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     let probes = TcpKeepalive::new().with_time(options.keepalive).with_interval(options.keepalive).with_retries(3);

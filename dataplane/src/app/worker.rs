@@ -157,7 +157,6 @@ impl Worker {
         spawn_local(listener::run(
             listener,
             self.shared.limit.clone(),
-            *self.shared.capture.options(),
             stop.clone(),
             move |accepted| serve(&worker, accepted),
             move |trouble| report(&sink, direction, &trouble),
