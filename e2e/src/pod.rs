@@ -365,12 +365,19 @@ impl Pod {
 
     /// Listens in the pod, on all of its addresses of the mesh's family.
     ///
+    /// A listener that was dropped a moment ago may live on in a child that another test has forked and that has not yet
+    /// called exec, so a port that is taken is asked for again.
+    ///
     /// # Errors
-    /// When the port is taken.
+    /// When the port stays taken.
     pub fn listen(&self, port: u16) -> Result<TcpListener> {
         let any: IpAddr = if self.state.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let listener = self.run(|| TcpListener::bind((any, port)))?;
-        listener.with_context(|| format!("listening on {port} in {}", self.name()))
+        let what = format!("port {port} free in {}", self.name());
+        wait::until(&what, PATIENCE, || match self.run(|| TcpListener::bind((any, port)))? {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("listening on {port} in {}", self.name())),
+        })
     }
 
     /// Starts a capture on its wire.
