@@ -10,7 +10,7 @@ use crate::{
     tcp,
     telemetry::access_log::Entry,
     upstream::Upstreams,
-    view::View,
+    view::{NoWorkload, View},
 };
 use heddle_controller_client::Snapshots;
 use heddle_init_abi::OUTBOUND_PORT;
@@ -63,8 +63,10 @@ async fn resolve(cx: &Outbound, destination: SocketAddr) -> Result<Target, Conne
         tokio::time::timeout(cx.discovery_timeout, cx.snapshots.discover(address))
             .await
             .map_err(|_| ConnectionError::DiscoveryTimeout(address, cx.discovery_timeout))??;
-        // The worker's view follows the snapshots a moment later; the answer is in the snapshot already.
-        target = target::resolve(&cx.snapshots.current(), destination, &workload);
+        // The worker's view follows the snapshots a moment later; the answer is in the snapshot already. So may be another
+        // egress policy: the workload is taken anew, too.
+        let (mesh, workload) = (cx.snapshots.current(), cx.snapshots.own_workload().ok_or(NoWorkload)?);
+        target = target::resolve(&mesh, destination, &workload);
     }
     match target {
         Target::Refused(refusal) => Err(refusal.into()),

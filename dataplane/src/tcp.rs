@@ -12,6 +12,7 @@ use crate::{
     upstream::Lease,
 };
 use heddle_mesh::target::Target;
+use tokio::net::TcpStream;
 
 /// An upstream that was reached, and what must live as long as it is used.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub async fn dial(cx: &Outbound, target: Target, log: &mut Entry) -> Result<Dial
     }
 }
 
-/// Relays until both sides are done, the relay fails, or the right to go on ends.
+/// Carries an accepted connection to its upstream.
 ///
 /// # Errors
 /// What ended it, if not both sides in order.
@@ -80,17 +81,37 @@ pub async fn carry(
     limits: &RelayLimits,
     log: &mut Entry,
 ) -> Result<(), ConnectionError> {
-    let Dialled { transport, mut permit, lease: _lease } = dialled;
+    let Dialled { transport, permit, lease: _lease } = dialled;
     let Some(stream) = accepted.stream.take() else { return Ok(()) };
+    relay_while_permitted(stream, transport, Side::Near, permit, limits, log).await
+}
+
+/// Relays until both sides are done, the relay fails, or the right to go on ends. `downstream` says which of the two the
+/// connection came from.
+///
+/// # Errors
+/// What ended it, if not both sides in order.
+pub async fn relay_while_permitted(
+    near: TcpStream,
+    far: Transport,
+    downstream: Side,
+    mut permit: Permit,
+    limits: &RelayLimits,
+    log: &mut Entry,
+) -> Result<(), ConnectionError> {
     let count = ByteCounts::default();
     let result = tokio::select! {
+        // First: what was revoked while the upstream was dialled must not carry a byte.
         biased;
-        result = relay::relay(stream, transport, limits, &count) => {
-            result.map_err(|source| ConnectionError::Relay { source, downstream: Side::Near })
-        }
         end = permit.ended() => Err(end.into()),
+        result = relay::relay(near, far, limits, &count) => {
+            result.map_err(|source| ConnectionError::Relay { source, downstream })
+        }
     };
-    (log.bytes_sent, log.bytes_received) = (count.sent(), count.received());
+    (log.bytes_sent, log.bytes_received) = match downstream {
+        Side::Near => (count.sent(), count.received()),
+        Side::Far => (count.received(), count.sent()),
+    };
     result
 }
 

@@ -11,9 +11,10 @@ use crate::{
     },
     identity::Svid,
     listener::Accepted,
-    relay::{self, ByteCounts, Side},
+    relay::Side,
     socket,
     stream::Transport,
+    tcp,
     telemetry::{
         Direction, Security,
         access_log::{Entry, Sink, chain},
@@ -126,7 +127,7 @@ async fn serve_stream(
         }
         Err(refused) => Err(refused),
     };
-    let (application, mut permit) = match reached {
+    let (application, permit) = match reached {
         Ok(reached) => reached,
         Err(error) => {
             incoming.refuse(error.status(), error.flag().code());
@@ -137,17 +138,8 @@ async fn serve_stream(
         socket::reset(application);
         return Err(ConnectionError::TunnelGone);
     };
-    let count = ByteCounts::default();
-    let result = tokio::select! {
-        biased;
-        result = relay::relay(application, Transport::Tunnel(tunnel), &cx.relay, &count) => {
-            result.map_err(|source| ConnectionError::Relay { source, downstream: Side::Far })
-        }
-        end = permit.ended() => Err(end.into()),
-    };
-    // Here the tunnel is downstream and the socket upstream: the relay's two ways are turned round.
-    (log.bytes_sent, log.bytes_received) = (count.received(), count.sent());
-    result
+    let tunnel = Transport::Tunnel(tunnel);
+    tcp::relay_while_permitted(application, tunnel, Side::Far, permit, &cx.relay, log).await
 }
 
 /// Admits the connection, then reaches the application.
