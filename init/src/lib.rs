@@ -2,10 +2,12 @@
 //!
 //! The way of a command: options ([`config`]) and facts ([`kernel`]) become a [`plan`]; `show` prints it, [`apply`]
 //! carries it out over [`netlink`] and back, [`verify`] compares it with what the kernel has and opens a connection.
+//! [`capture`] is the same for a program that does it to many pods.
 //!
 //! Invariant: knows `init/abi` and nothing else of the mesh. Runs no other program and writes no sysctl.
 
 pub mod apply;
+pub mod capture;
 pub mod config;
 pub mod kernel;
 pub mod netlink;

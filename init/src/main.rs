@@ -1,18 +1,14 @@
 //! The commands of `heddle-init`: what each does, what it prints, and its exit code.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Parser;
 use heddle_init::{
-    apply,
-    config::{Args, Cli, Command, Config},
-    kernel::Kernel,
+    capture,
+    config::{Cli, Command},
     plan::Plan,
-    report, rights,
-    verify::{
-        self,
-        probe::{Outcome, probe},
-    },
+    report,
+    verify::probe::{Outcome, probe},
 };
 use heddle_init_abi::PROBE_ADDRESSES;
 use std::process::ExitCode;
@@ -30,34 +26,24 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Show(args) => {
-            print!("{}", plan(&args)?);
+            print!("{}", capture::plan(&args)?);
             Ok(())
         }
-        Command::Apply(args) => apply(&plan(&args)?),
-        Command::Verify(args) => verify(&plan(&args)?),
-        Command::Undo(args) => undo(&plan(&args)?),
+        Command::Apply(args) => apply(&capture::plan(&args)?),
+        Command::Verify(args) => verify(&capture::plan(&args)?),
+        Command::Undo(args) => undo(&capture::plan(&args)?),
     }
-}
-
-fn plan(args: &Args) -> anyhow::Result<Plan> {
-    Ok(Plan::new(&Config::new(args)?, &Kernel::read()?))
 }
 
 fn apply(plan: &Plan) -> anyhow::Result<()> {
-    rights::require_net_admin()?;
     plan.notes.iter().for_each(|note| eprintln!("heddle-init: note: {note}"));
-    apply::apply(plan)?;
-    let differences = verify::differences(plan).context("the plan was carried out, but cannot be read back")?;
-    if !differences.is_empty() {
-        bail!("the plan was carried out, but something changed it at once:{}", list(&differences));
-    }
+    capture::apply(plan)?;
     println!("in force and read back: {}", plan.flavour);
     Ok(())
 }
 
 fn verify(plan: &Plan) -> anyhow::Result<()> {
-    rights::require_net_admin()?;
-    let mut faults = verify::differences(plan).context("cannot read back what is in force")?;
+    let mut faults = capture::differences(plan)?;
     if faults.is_empty() {
         println!("table, policy rules and routes are as planned: {}", plan.flavour);
     }
@@ -80,8 +66,7 @@ fn verify(plan: &Plan) -> anyhow::Result<()> {
 }
 
 fn undo(plan: &Plan) -> anyhow::Result<()> {
-    rights::require_net_admin()?;
-    apply::undo(plan)?;
+    capture::undo(plan)?;
     println!("nothing of ours is left");
     Ok(())
 }
