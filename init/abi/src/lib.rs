@@ -10,8 +10,12 @@
 //!   and port 0 with `IP_BIND_ADDRESS_NO_PORT`.
 //! - Every other socket of the proxy has the mark as well, or its traffic is captured again.
 //!
-//! Invariant: no dependency, no code; a value here never changes while a pod lives.
+//! How an eBPF connection arrives is in [`ebpf`].
+//!
+//! Invariant: no dependency, and no code but conversions; a value here never changes while a pod lives.
 #![forbid(unsafe_code)]
+
+pub mod ebpf;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,0 +1,184 @@
+//! The private socket options by which the proxy speaks with the eBPF programs on its pod's cgroup (setsockopt(2) and
+//! getsockopt(2), level [`LEVEL`]), and their records. Mirrors `init/bpf/heddle.bpf.h`.
+//!
+//! The proxy needs no capability and no file of the kernel's for it: the programs answer whoever [`CLAIM`]ed, by its cgroup.
+//! Without the programs the kernel says `ENOPROTOOPT`, to somebody else they say `EPERM` (reading: `ENOPROTOOPT`).
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+/// Level of all options here, a number that no protocol has.
+pub const LEVEL: i32 = 0x4844;
+/// Set, [`Key`]: this process's cgroup is the proxy's. The first claim is granted; later ones from the same cgroup, or with
+/// the same key, which must not be zero.
+pub const CLAIM: i32 = 1;
+/// Set, `u32`, before listen(2): this is the listener for inbound connections.
+pub const LISTENER: i32 = 2;
+/// Set, `u32`: capture this socket of the proxy as if it were an application's.
+pub const PROBE: i32 = 3;
+/// Set, [`Endpoint`], before connect(2): on whose behalf this socket will connect to the application.
+pub const CLIENT: i32 = 4;
+/// Get, [`Endpoint`], once: where the client of this accepted connection meant to go.
+pub const DESTINATION: i32 = 5;
+/// Get, [`Counters`].
+pub const COUNTERS: i32 = 6;
+/// Get, [`Flow`]: this plus an index below [`FLOWS_MAX`].
+pub const FLOW: i32 = 256;
+/// Destinations that are told apart.
+pub const FLOWS_MAX: usize = 256;
+/// Of the records and maps; programs of another version are not touched.
+pub const VERSION: u32 = 1;
+
+/// What only the proxy knows.
+pub type Key = [u8; 32];
+
+/// An address and port, in network order; IPv4 as ::ffff:a.b.c.d (RFC 4291, section 2.5.5.2).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub address: [u8; 16],
+    /// The port.
+    pub port: [u8; 2],
+    /// Nothing.
+    pub zero: [u8; 2],
+}
+
+/// What was counted since the programs were loaded.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Refusals, by [`Reason`].
+    pub refused: [u64; 16],
+    /// Records of [`Flow`] that are in use, or [`FLOWS_MAX`] and a little more.
+    pub flows: u64,
+    /// What belongs to flows that found no record.
+    pub overflow: u64,
+}
+
+/// One destination that applications of the pod reached past the proxy, or did not.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The destination's address, as in [`Endpoint`].
+    pub address: [u8; 16],
+    /// Its port, in network order.
+    pub port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`Reason`].
+    pub reason: u8,
+    /// 1 when it was refused.
+    pub refused: u32,
+    /// Connections, or datagrams of an unconnected socket. 0: this record is not in use.
+    pub count: u64,
+}
+
+/// Why something did not go through the proxy.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The proxy's own port, dialled or bound by somebody else.
+    ProxyPort = 0,
+    /// The socket is bound to a device, so that it cannot be handed to the proxy.
+    Device = 1,
+    /// UDP to port 443.
+    Quic = 2,
+    /// Other UDP.
+    Udp = 3,
+    /// A protocol that is neither TCP nor UDP nor ping.
+    Protocol = 4,
+    /// TCP that leaves the pod uncaptured: the rules of nftables are gone.
+    NotCaptured = 5,
+    /// Inbound, and the proxy does not listen.
+    NoListener = 6,
+    /// A private option, set by somebody who is not the proxy.
+    Claim = 7,
+    /// An excluded destination: it is not refused.
+    Excluded = 8,
+}
+
+impl Reason {
+    /// All of them, by number.
+    pub const ALL: [Self; 9] = [
+        Self::ProxyPort,
+        Self::Device,
+        Self::Quic,
+        Self::Udp,
+        Self::Protocol,
+        Self::NotCaptured,
+        Self::NoListener,
+        Self::Claim,
+        Self::Excluded,
+    ];
+
+    /// As metrics and logs name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ProxyPort => "proxy_port",
+            Self::Device => "bound_to_device",
+            Self::Quic => "quic",
+            Self::Udp => "udp",
+            Self::Protocol => "protocol",
+            Self::NotCaptured => "not_captured",
+            Self::NoListener => "no_listener",
+            Self::Claim => "not_the_proxy",
+            Self::Excluded => "excluded",
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        let ip = match address.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        Self { address: ip.octets(), port: address.port().to_be_bytes(), zero: [0; 2] }
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(endpoint: Endpoint) -> Self {
+        let v6 = SocketAddrV6::new(Ipv6Addr::from(endpoint.address), u16::from_be_bytes(endpoint.port), 0, 0);
+        Self::new(v6.ip().to_canonical(), v6.port())
+    }
+}
+
+impl Flow {
+    /// Where it was to.
+    pub fn destination(&self) -> SocketAddr {
+        Endpoint { address: self.address, port: self.port, zero: [0; 2] }.into()
+    }
+
+    /// Why it did not go through the proxy; none of a newer version's.
+    pub fn why(&self) -> Option<Reason> {
+        Reason::ALL.get(usize::from(self.reason)).copied()
+    }
+}
+
+// The C side asserts the same numbers.
+const _: () = assert!(size_of::<Endpoint>() == 20);
+const _: () = assert!(size_of::<Counters>() == 144);
+const _: () = assert!(size_of::<Flow>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_an_address_of_either_family() {
+        for text in ["10.77.0.10:8080", "[fd77::10]:443"] {
+            let address: SocketAddr = text.parse().expect("a test's address");
+            assert_eq!(SocketAddr::from(Endpoint::from(address)), address);
+        }
+        let mapped = Endpoint::from("192.0.2.1:9".parse::<SocketAddr>().expect("a test's address"));
+        assert_eq!(mapped.address, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1]);
+    }
+
+    #[test]
+    fn reasons_are_found_by_their_number() {
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+        }
+    }
+}
