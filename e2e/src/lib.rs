@@ -12,6 +12,8 @@
 
 pub mod app;
 pub mod artifacts;
+mod bpffs;
+pub mod cgroup;
 pub mod interrupt;
 pub mod mesh;
 pub mod netns;

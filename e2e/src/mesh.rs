@@ -7,7 +7,7 @@ mod shared;
 pub use controller::{Controller, Node, Status, Subscription};
 pub(crate) use shared::{Addresses, Shared, lock};
 
-use crate::{artifacts, netns, netns::Namespace, pod};
+use crate::{artifacts, bpffs, cgroup, netns, netns::Namespace, pod, process::Rights};
 use anyhow::{Context, Result, ensure};
 use std::{
     collections::BTreeMap,
@@ -44,12 +44,41 @@ impl Family {
 pub enum Mode {
     /// nftables TPROXY.
     Tproxy,
+    /// eBPF programs on the pod's cgroup and network namespace.
+    Ebpf,
+}
+
+impl Mode {
+    /// What `heddle-init` needs, with or without the guard, and no more.
+    pub(crate) fn init_rights(self, guard: bool) -> Rights {
+        match (self, guard) {
+            (Self::Tproxy, false) => Rights::Capability("net_admin"),
+            (Self::Tproxy, true) | (Self::Ebpf, _) => Rights::Capabilities(&["bpf", "net_admin"]),
+        }
+    }
+
+    /// What `heddle-proxy` needs, and no more.
+    pub(crate) fn proxy_rights(self) -> Rights {
+        match self {
+            Self::Tproxy => Rights::Capability("net_raw"),
+            Self::Ebpf => Rights::User(PROXY_UID, PROXY_UID),
+        }
+    }
+
+    /// The user and group of `heddle-proxy`. Capabilities without file capabilities on the binary are uid 0's.
+    pub(crate) fn proxy_uid(self) -> u32 {
+        match self {
+            Self::Tproxy => 0,
+            Self::Ebpf => PROXY_UID,
+        }
+    }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tproxy => f.write_str("tproxy"),
+            Self::Ebpf => f.write_str("ebpf"),
         }
     }
 }
@@ -143,6 +172,7 @@ impl Builder {
             node,
             controller: Mutex::new(None),
             pods: Mutex::new(Vec::new()),
+            bpffs: Mutex::new(None),
             names: Mutex::new(BTreeMap::new()),
             failed: AtomicBool::new(false),
             left: AtomicBool::new(false),
@@ -208,6 +238,11 @@ impl TestMesh {
     /// The family that names resolve to.
     pub fn family(&self) -> Family {
         self.shared.family
+    }
+
+    /// How its pods capture.
+    pub fn mode(&self) -> Mode {
+        self.shared.mode
     }
 
     /// The folder of this mesh: logs, manifests, captures.
@@ -286,6 +321,7 @@ impl Drop for TestMesh {
             pod.end();
         }
         lock(&self.shared.controller).take();
+        lock(&self.shared.bpffs).take();
         if let Err(error) = fs::remove_dir_all(&self.shared.folder) {
             eprintln!("cannot remove {}: {error}", self.shared.folder.display());
         }
@@ -301,7 +337,9 @@ pub fn remove(prefix: &str) -> Result<usize> {
     for namespace in &namespaces {
         netns::remove(namespace)?;
     }
+    cgroup::sweep(|name| name == prefix)?;
     let folder = std::env::temp_dir().join(prefix);
+    bpffs::unmount(&folder.join(bpffs::FOLDER))?;
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context(folder.display().to_string()),
         _ => Ok(namespaces.len()),
@@ -314,6 +352,8 @@ pub const NAMESPACE: &str = "shop";
 pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// As [`NODE_V4`].
 pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+/// The user and group of a proxy that needs no capability.
+pub const PROXY_UID: u32 = 1337;
 /// TEST-NET-2 (RFC 5737): a host outside of the mesh, which lives on the node.
 const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// The documentation block (RFC 3849).

@@ -1,6 +1,10 @@
 //! Network namespaces: made, joined by veths to a bridge, entered by threads, and gone when dropped.
 
-use crate::{program, wait};
+use crate::{
+    bpffs,
+    cgroup::{self, Container},
+    program, wait,
+};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     fs::{self, File},
@@ -124,28 +128,30 @@ impl Namespace {
     /// # Panics
     /// When `work` does.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.on_thread(false, work)
+        self.on_thread(None, work)
     }
 
-    /// As [`Namespace::run`], without any capability: as an application.
+    /// As [`Namespace::run`], in the cgroup of `container` and without any capability: as an application.
     ///
     /// # Errors
-    /// When the namespace cannot be entered.
+    /// When the namespace or the cgroup cannot be entered.
     ///
     /// # Panics
     /// When `work` does.
-    pub fn run_unprivileged<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.on_thread(true, work)
+    pub fn run_unprivileged<T: Send>(&self, container: &Container, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.on_thread(Some(container), work)
     }
 
-    fn on_thread<T: Send>(&self, drop_rights: bool, work: impl FnOnce() -> T + Send) -> Result<T> {
+    fn on_thread<T: Send>(&self, container: Option<&Container>, work: impl FnOnce() -> T + Send) -> Result<T> {
         let file = File::open(self.path()).with_context(|| format!("namespace {}", self.name))?;
         let thread = || -> io::Result<T> {
+            // Before the rest, because both need rights.
+            container.map_or(Ok(()), Container::enter)?;
             // SAFETY: the descriptor is open for the whole call; only this thread moves.
             if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
                 return Err(io::Error::last_os_error());
             }
-            if drop_rights {
+            if container.is_some() {
                 drop_capabilities()?;
             }
             Ok(work())
@@ -200,7 +206,8 @@ pub fn list(prefix: &str) -> Vec<String> {
     names.filter(|name| name.starts_with(prefix)).collect()
 }
 
-/// Removes, once a process, the namespaces `heddle-<pid>-…` and the folders of the same names of test runs that died.
+/// Removes, once a process, the namespaces `heddle-<pid>-…` of test runs that died, and the cgroups, mounts and folders of
+/// the same names.
 pub fn sweep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -209,10 +216,13 @@ pub fn sweep() {
                 eprintln!("cannot remove the stale namespace {name}: {error:#}");
             }
         }
+        if let Err(error) = cgroup::sweep(owner_is_dead) {
+            eprintln!("cannot remove stale cgroups: {error:#}");
+        }
         let folders = std::env::temp_dir().read_dir().into_iter().flatten().flatten();
         for folder in folders.filter(|folder| folder.file_name().to_str().is_some_and(owner_is_dead)) {
             // Somebody else's folder of such a name is left to them.
-            let _ = fs::remove_dir_all(folder.path());
+            let _ = bpffs::unmount(&folder.path().join(bpffs::FOLDER)).map(|()| fs::remove_dir_all(folder.path()));
         }
     });
 }

@@ -1,20 +1,24 @@
-//! A pod: a network namespace on the node's bridge, with an application in it and, when it is meshed, init and proxy.
+//! A pod: a network namespace on the node's bridge and a cgroup, with an application in it and, when it is meshed, init
+//! and proxy.
 
+mod builder;
 mod proxy;
 
+pub use builder::{Builder, uid};
 pub use proxy::{AccessEntry, Metrics, Proxy};
 
 use crate::{
-    App,
-    mesh::{Addresses, NAMESPACE, NODE_V4, NODE_V6, Shared, lock},
+    App, bpffs,
+    cgroup::{self, Container, PodCgroup},
+    mesh::{Mode, Shared, lock},
     netns::Namespace,
-    process::{Output, Process, Rights},
+    process::{Launch, Output, Process, Rights},
     program,
     traffic::{self, Reply},
     wait::{self, PATIENCE},
     wire::Capture,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -27,161 +31,6 @@ use std::{
     time::Duration,
 };
 
-/// A pod about to be made.
-#[derive(Debug)]
-pub struct Builder {
-    shared: Arc<Shared>,
-    name: String,
-    namespace: String,
-    service_account: Option<String>,
-    labels: BTreeMap<String, String>,
-    ports: Vec<u16>,
-    meshed: bool,
-    captured: bool,
-    init_arguments: Vec<String>,
-    proxy_arguments: Vec<String>,
-}
-
-impl Builder {
-    pub(crate) fn new(shared: Arc<Shared>, name: &str) -> Self {
-        Self {
-            shared,
-            name: name.to_owned(),
-            namespace: NAMESPACE.to_owned(),
-            service_account: None,
-            labels: BTreeMap::new(),
-            ports: Vec::new(),
-            meshed: true,
-            captured: true,
-            init_arguments: Vec::new(),
-            proxy_arguments: Vec::new(),
-        }
-    }
-
-    /// Its Kubernetes namespace.
-    #[must_use]
-    pub fn namespace(mut self, namespace: &str) -> Self {
-        namespace.clone_into(&mut self.namespace);
-        self
-    }
-
-    /// Its service account; else one of the pod's own name.
-    #[must_use]
-    pub fn service_account(mut self, name: &str) -> Self {
-        self.service_account = Some(name.to_owned());
-        self
-    }
-
-    /// Adds a label. The label `app` is the pod's name.
-    #[must_use]
-    pub fn label(mut self, key: &str, value: &str) -> Self {
-        self.labels.insert(key.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Adds ports to the service of the pod's name, which exists as soon as it has a port.
-    #[must_use]
-    pub fn ports(mut self, ports: &[u16]) -> Self {
-        self.ports.extend(ports);
-        self
-    }
-
-    /// Leaves it out of the mesh: no init, no proxy, and a label that says so.
-    #[must_use]
-    pub fn unmeshed(mut self) -> Self {
-        (self.meshed, self.captured) = (false, false);
-        self.label("heddle.dev/inject", "false")
-    }
-
-    /// Starts neither init nor proxy, though the manifests call it meshed: for a test that starts them itself.
-    #[must_use]
-    pub fn uncaptured(mut self) -> Self {
-        self.captured = false;
-        self
-    }
-
-    /// Options for `heddle-init`.
-    #[must_use]
-    pub fn init_args(mut self, arguments: &[&str]) -> Self {
-        self.init_arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        self
-    }
-
-    /// Options for `heddle-proxy`.
-    #[must_use]
-    pub fn proxy_args(mut self, arguments: &[&str]) -> Self {
-        self.proxy_arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        self
-    }
-
-    /// Makes it, runs init and starts the proxy, and waits for the proxy's readiness.
-    ///
-    /// # Errors
-    /// What did not work, with what the program said.
-    pub fn start(self) -> Result<Pod> {
-        let pod = self.make()?;
-        if pod.state.captured {
-            pod.init("apply")?.success()?;
-            pod.proxy().start()?;
-        }
-        Ok(pod)
-    }
-
-    /// As [`Builder::start`], then starts an application and waits until it listens.
-    ///
-    /// # Errors
-    /// As [`Builder::start`].
-    pub fn serve(mut self, app: App) -> Result<Pod> {
-        self.ports.extend(app.ports());
-        let pod = self.start()?;
-        pod.run_app(app)?;
-        Ok(pod)
-    }
-
-    fn make(self) -> Result<Pod> {
-        let shared = self.shared;
-        ensure!(self.name != "node", "the name `node` is the node's");
-        let mut pods = lock(&shared.pods);
-        let Addresses { v4, v6, service_v4, service_v6 } = Shared::addresses(u8::try_from(pods.len())?);
-        let netns = Namespace::create(&format!("{}-{}", shared.prefix, self.name))?;
-        shared.node.join(&netns, &self.name, (v4, v6), (NODE_V4, NODE_V6))?;
-        let folder = shared.folder.join("pods").join(&self.name);
-        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let service = match (self.namespace.as_str(), self.ports.is_empty()) {
-            (_, true) => None,
-            (NAMESPACE, false) => Some(self.name.clone()),
-            (other, false) => Some(format!("{}.{other}", self.name)),
-        };
-        let state = Arc::new(State {
-            service_account: self.service_account.unwrap_or_else(|| self.name.clone()),
-            name: self.name,
-            namespace: self.namespace,
-            labels: self.labels,
-            ports: self.ports,
-            service,
-            v4,
-            v6,
-            ipv6: shared.family.pick(v4, v6).is_ipv6(),
-            captured: self.captured,
-            init_arguments: self.init_arguments,
-            proxy_arguments: self.proxy_arguments,
-            netns,
-            folder,
-            proxy: Mutex::new(None),
-            apps: Mutex::new(Vec::new()),
-            captures: AtomicU32::new(0),
-        });
-        pods.push(state.clone());
-        drop(pods);
-        match &state.service {
-            Some(service) => shared.name(service, service_v4, service_v6)?,
-            None => shared.write_hosts()?,
-        }
-        shared.write_pod(&state)?;
-        Ok(Pod { shared, state })
-    }
-}
-
 /// A running pod. A handle: the pod itself ends with its mesh.
 #[derive(Debug, Clone)]
 pub struct Pod {
@@ -193,6 +42,9 @@ pub struct Pod {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) name: String,
+    /// What the kubelet and the controller know it by: a UUID of its own, the same for the pod of this name in a mesh of
+    /// this name.
+    pub(crate) uid: String,
     pub(crate) namespace: String,
     pub(crate) service_account: String,
     pub(crate) labels: BTreeMap<String, String>,
@@ -204,8 +56,12 @@ pub(crate) struct State {
     ipv6: bool,
     init_arguments: Vec<String>,
     proxy_arguments: Vec<String>,
+    // Dropped in this order: a cgroup can only be removed when the programs of the namespace are gone.
     netns: Namespace,
+    cgroup: PodCgroup,
     folder: PathBuf,
+    proxy_container: Mutex<Container>,
+    proxy_generation: AtomicU32,
     proxy: Mutex<Option<Process>>,
     apps: Mutex<Vec<Process>>,
     captures: AtomicU32,
@@ -219,6 +75,11 @@ impl State {
     /// The label that its service selects it by.
     pub(crate) fn selector(&self) -> String {
         format!("app: {}", self.name)
+    }
+
+    /// What only the proxy's container has mounted.
+    fn proxy_folder(&self) -> PathBuf {
+        self.folder.join("proxy")
     }
 
     /// Kills everything that runs in it.
@@ -258,6 +119,16 @@ impl Pod {
         &self.state.netns
     }
 
+    /// Its UID, as in its manifest.
+    pub fn uid(&self) -> &str {
+        &self.state.uid
+    }
+
+    /// Its cgroup.
+    pub fn cgroup(&self) -> &PodCgroup {
+        &self.state.cgroup
+    }
+
     /// A folder for what its programs keep.
     pub fn folder(&self) -> &std::path::Path {
         &self.state.folder
@@ -273,11 +144,16 @@ impl Pod {
     /// # Errors
     /// When it cannot be started or does not end.
     pub fn init(&self, subcommand: &str) -> Result<Output> {
+        let guard = guards(&self.state.init_arguments);
+        let mut launch = self
+            .launch(program::product("heddle-init")?, self.shared.mode.init_rights(guard))
+            .container(&self.state.cgroup.container(cgroup::INIT))
+            .env("HEDDLE_POD_UID", self.uid());
+        if self.shared.mode == Mode::Ebpf || guard {
+            launch = launch.mount(self.shared.bpffs()?, bpffs::USUAL);
+        }
         let mode = self.shared.mode.to_string();
-        self.launch(program::product("heddle-init")?, Rights::Capability("net_admin"))
-            .args([subcommand, "--mode", &mode])
-            .args(&self.state.init_arguments)
-            .output(PATIENCE)
+        launch.args([subcommand, "--mode", &mode]).args(&self.state.init_arguments).output(PATIENCE)
     }
 
     /// Starts an application, and waits until it listens.
@@ -343,12 +219,20 @@ impl Pod {
         Ok(Reply::of(self.exec_as(rights, &command)?))
     }
 
-    /// Runs `work` on a thread in the pod, without any capability.
+    /// Runs `work` on a thread in the pod, in the container of its applications and without any capability.
     ///
     /// # Errors
-    /// When the namespace cannot be entered.
+    /// When the namespace or the cgroup cannot be entered.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.state.netns.run_unprivileged(work)
+        self.run_in(&self.state.cgroup.container(cgroup::APP), work)
+    }
+
+    /// As [`Pod::run`], in this container.
+    ///
+    /// # Errors
+    /// As [`Pod::run`].
+    pub fn run_in<T: Send>(&self, container: &Container, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.state.netns.run_unprivileged(container, work)
     }
 
     /// Connects from within the pod, as an application.
@@ -390,15 +274,22 @@ impl Pod {
         Capture::start(&self.shared.node, self.name(), self.address(), file)
     }
 
-    /// A program of this pod.
-    pub(crate) fn launch(&self, program: PathBuf, rights: Rights) -> crate::process::Launch<'_> {
-        self.shared.launch(&self.state.netns, program, rights)
+    /// A program in the container of this pod's applications.
+    pub fn launch(&self, program: PathBuf, rights: Rights) -> Launch<'_> {
+        let launch = self.shared.launch(&self.state.netns, program, rights);
+        launch.container(&self.state.cgroup.container(cgroup::APP)).hide(self.state.proxy_folder())
     }
 
     /// Where a program of this pod logs to, without an extension.
     pub(crate) fn log(&self, program: &str) -> PathBuf {
         self.shared.folder.join("logs").join(format!("{}.{program}", self.name()))
     }
+}
+
+/// Whether these options of `heddle-init` ask for the guard, which needs eBPF beside TPROXY too.
+fn guards(init_arguments: &[String]) -> bool {
+    let mut words = init_arguments.iter().flat_map(|argument| argument.split('='));
+    words.any(|word| word == "--guard") && words.next().is_some_and(|level| level != "off")
 }
 
 /// What a connect error was, when [`Pod::connect`] failed by one.

@@ -1,8 +1,9 @@
-//! A program in a pod: in its network namespace, with a private `/etc/hosts`, and with exactly the rights it may have.
+//! A program in a pod: in its network namespace and its cgroup, with a private `/etc/hosts`, and with exactly the rights
+//! it may have.
 //!
 //! `nsenter` and not `ip netns exec`, which remounts /sys and hides the cgroups.
 
-use crate::{netns::Namespace, program, wait};
+use crate::{cgroup::Container, netns::Namespace, program, wait};
 use anyhow::{Context, Result, bail};
 use std::{
     ffi::{OsStr, OsString},
@@ -22,6 +23,8 @@ pub enum Rights {
     Harness,
     /// Uid 0 with this one capability, and no way to more.
     Capability(&'static str),
+    /// Uid 0 with these capabilities, and no way to more.
+    Capabilities(&'static [&'static str]),
     /// Uid 0 without any capability: an application that runs as the proxy's user.
     Root,
     /// This uid and gid without any capability.
@@ -42,6 +45,10 @@ impl Rights {
         match self {
             Self::Harness => Vec::new(),
             Self::Capability(one) => [format!("--bounding-set=-all,+{one}")].into_iter().chain(none).collect(),
+            Self::Capabilities(several) => {
+                let set = several.iter().fold("-all".to_owned(), |set, one| format!("{set},+{one}"));
+                [format!("--bounding-set={set}")].into_iter().chain(none).collect()
+            }
             Self::Root => ["--bounding-set=-all".to_owned()].into_iter().chain(none).collect(),
             Self::User(uid, gid) => {
                 let user = [format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".to_owned()];
@@ -58,7 +65,9 @@ pub struct Launch<'a> {
     program: PathBuf,
     arguments: Vec<OsString>,
     rights: Rights,
+    container: Option<Container>,
     mounts: Vec<(PathBuf, PathBuf)>,
+    hidden: Vec<PathBuf>,
     variables: Vec<(OsString, OsString)>,
     outlives_us: bool,
     in_the_terminal: bool,
@@ -67,13 +76,15 @@ pub struct Launch<'a> {
 impl<'a> Launch<'a> {
     /// `program` in `namespace`.
     pub fn new(namespace: &'a Namespace, program: impl Into<PathBuf>, rights: Rights) -> Self {
-        let (arguments, mounts, variables) = (Vec::new(), Vec::new(), Vec::new());
+        let (arguments, mounts, hidden, variables) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self {
             namespace,
             program: program.into(),
             arguments,
             rights,
+            container: None,
             mounts,
+            hidden,
             variables,
             outlives_us: false,
             in_the_terminal: false,
@@ -94,10 +105,24 @@ impl<'a> Launch<'a> {
         self
     }
 
-    /// Shows the program the file `from` at `at`, which must exist.
+    /// Shows the program the file or folder `from` at `at`, which must exist.
     #[must_use]
     pub fn mount(mut self, from: impl Into<PathBuf>, at: impl Into<PathBuf>) -> Self {
         self.mounts.push((from.into(), at.into()));
+        self
+    }
+
+    /// Starts it in this cgroup; else it is in ours.
+    #[must_use]
+    pub fn container(mut self, container: &Container) -> Self {
+        self.container = Some(container.clone());
+        self
+    }
+
+    /// Shows the program an empty folder in place of `folder`, which must exist.
+    #[must_use]
+    pub fn hide(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.hidden.push(folder.into());
         self
     }
 
@@ -185,10 +210,15 @@ impl<'a> Launch<'a> {
             MOUNT_AND_EXEC,
             "pod",
         ]);
+        // What is hidden may be shown at another place, so it is hidden last.
         for (from, at) in &self.mounts {
             command.args([from, at]);
         }
-        command.args(["--", "setpriv"]);
+        for folder in &self.hidden {
+            command.args(["-".as_ref(), folder.as_os_str()]);
+        }
+        command.arg("--").arg(self.container.as_ref().map(Container::processes).unwrap_or_default());
+        command.arg("setpriv");
         let fate = if self.outlives_us { "--pdeathsig=clear" } else { "--pdeathsig=KILL" };
         command.arg(fate).args(self.rights.setpriv()).arg(&self.program).args(&self.arguments);
         command.env_clear().env("PATH", std::env::join_paths(program::search_path())?);
@@ -302,6 +332,13 @@ fn kill_group(child: &Child, signal: i32) {
     unsafe { libc::kill(-child.id().cast_signed(), signal) };
 }
 
-/// Mounts pairs of paths up to `--`, then becomes the rest.
-const MOUNT_AND_EXEC: &str =
-    r#"while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 125; shift 2; done; shift; exec "$@""#;
+/// Mounts pairs of paths up to `--`, where `-` is an empty file system; enters the cgroup by its file, unless that is
+/// empty; then becomes the rest.
+const MOUNT_AND_EXEC: &str = r#"
+while [ "$1" != -- ]; do
+    if [ "$1" = - ]; then mount -t tmpfs -o mode=0,size=4k none "$2"; else mount --bind "$1" "$2"; fi || exit 125
+    shift 2
+done
+if [ -n "$2" ]; then echo $$ > "$2" || exit 125; fi
+shift 2
+exec "$@""#;

@@ -21,7 +21,7 @@ metadata:
 
 /// A pod with its service account, and with the service that it backs.
 pub(super) fn pod(pod: &State, service: Option<(&str, (Ipv4Addr, Ipv6Addr))>) -> String {
-    let State { name, namespace, service_account, v4, v6, .. } = pod;
+    let State { name, uid, namespace, service_account, v4, v6, .. } = pod;
     let mut labels = format!("    app: {name}\n");
     for (key, value) in &pod.labels {
         labels.push_str(&format!("    {key}: \"{value}\"\n"));
@@ -38,6 +38,7 @@ kind: Pod
 metadata:
   name: {name}
   namespace: {namespace}
+  uid: {uid}
   labels:
 {labels}spec:
   serviceAccountName: {service_account}

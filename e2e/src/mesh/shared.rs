@@ -2,6 +2,7 @@
 
 use super::{Controller, Family, Mode, NAMESPACE, NODE_V4, NODE_V6, manifest};
 use crate::{
+    bpffs::{self, Bpffs},
     netns::Namespace,
     pod::{Pod, State},
     process::{Launch, Process, Rights},
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) node: Namespace,
     pub(crate) controller: Mutex<Option<Process>>,
     pub(crate) pods: Mutex<Vec<Arc<State>>>,
+    pub(super) bpffs: Mutex<Option<Bpffs>>,
     pub(super) fixed_manifests: bool,
     pub(super) names: Mutex<BTreeMap<String, (Ipv4Addr, Ipv6Addr)>>,
     pub(super) failed: AtomicBool,
@@ -102,14 +104,37 @@ impl Shared {
         Ok(true)
     }
 
-    /// A program in one of this mesh's namespaces, with its hosts file.
+    /// The mesh's own BPF file system, mounted when it is first asked for.
+    pub(crate) fn bpffs(&self) -> Result<PathBuf> {
+        let mut bpffs = lock(&self.bpffs);
+        if let Some(bpffs) = &*bpffs {
+            return Ok(bpffs.path().to_owned());
+        }
+        let made = Bpffs::mount(&self.folder.join(bpffs::FOLDER))?;
+        Ok(bpffs.insert(made).path().to_owned())
+    }
+
+    /// An empty file where every user may look, for a binary of the product to be mounted on.
+    pub(crate) fn product(&self, name: &str) -> Result<PathBuf> {
+        let seen = self.folder.join("bin").join(name);
+        if !seen.exists() {
+            fs::write(&seen, "").with_context(|| seen.display().to_string())?;
+        }
+        Ok(seen)
+    }
+
+    /// A program in one of this mesh's namespaces, with its hosts file, and without what is pinned.
     pub(crate) fn launch<'a>(
         &self,
         namespace: &'a Namespace,
         program: impl Into<PathBuf>,
         rights: Rights,
     ) -> Launch<'a> {
-        Launch::new(namespace, program, rights)
+        let launch = match &*lock(&self.bpffs) {
+            Some(bpffs) => Launch::new(namespace, program, rights).hide(bpffs.path()),
+            None => Launch::new(namespace, program, rights),
+        };
+        launch
             .mount(self.folder.join("hosts"), "/etc/hosts")
             .mount(self.folder.join("resolv.conf"), "/etc/resolv.conf")
             .outlives_us(self.outlives_us)

@@ -2,9 +2,9 @@
 
 use super::Pod;
 use crate::{
-    artifacts,
-    mesh::{Controller, lock},
-    process::Rights,
+    artifacts, cgroup,
+    mesh::{Controller, Mode, lock},
+    process::Launch,
     program,
     traffic::http,
     wait::{self, PATIENCE},
@@ -14,7 +14,9 @@ use serde::Deserialize;
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::chown,
     process::ExitStatus,
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -77,11 +79,18 @@ impl<'a> Proxy<'a> {
         let Pod { shared, state } = self.pod;
         ensure!(lock(&state.proxy).is_none(), "the proxy of {} runs already", state.name);
         let controller = Controller::of(shared);
-        let token = state.folder.join("token");
+        let folder = state.proxy_folder();
+        let (token, key) = (folder.join("token"), folder.join("capture.key"));
         fs::write(&token, controller.token(&state.namespace, &state.service_account, &state.name)?)?;
-        let process = self
-            .pod
-            .launch(program::product("heddle-proxy")?, Rights::Capability("net_raw"))
+        let owner = Some(shared.mode.proxy_uid());
+        chown(&token, owner, owner)?;
+        let (launch, ebpf) = (self.launch()?, shared.mode == Mode::Ebpf);
+        let process = launch
+            .args(if ebpf {
+                vec!["--mode".as_ref(), "ebpf".as_ref(), "--capture-key".as_ref(), key.as_os_str()]
+            } else {
+                vec![]
+            })
             .args(["--controller-address", &SocketAddr::new(shared.node_address(), 15012).to_string()])
             .args(["--controller-name", "heddle-controller.heddle-system.svc"])
             .args(["--controller-root-cert".as_ref(), controller.root_certificate().as_os_str()])
@@ -94,6 +103,29 @@ impl<'a> Proxy<'a> {
             .spawn(&self.pod.log("proxy"))?;
         *lock(&state.proxy) = Some(process);
         Ok(())
+    }
+
+    /// The binary may lie where an unprivileged user must not look, so it is mounted to where one may.
+    fn launch(self) -> Result<Launch<'a>> {
+        let Pod { shared, state } = self.pod;
+        let seen = shared.product("heddle-proxy")?;
+        let container = lock(&state.proxy_container).clone();
+        let launch = shared.launch(&state.netns, &seen, shared.mode.proxy_rights());
+        Ok(launch.mount(program::product("heddle-proxy")?, seen).container(&container))
+    }
+
+    /// Gives it a new container, as a kubelet does when it starts one again: a new cgroup, and the old one is removed.
+    ///
+    /// # Errors
+    /// When it runs, or the cgroup cannot be made.
+    pub fn renew_container(self) -> Result<()> {
+        let state = &self.pod.state;
+        ensure!(lock(&state.proxy).is_none(), "the proxy of {} runs", state.name);
+        let mut container = lock(&state.proxy_container);
+        let generation = state.proxy_generation.fetch_add(1, Ordering::Relaxed) + 1;
+        let fresh = state.cgroup.container(&format!("{}-{generation}", cgroup::PROXY));
+        fresh.make()?;
+        std::mem::replace(&mut *container, fresh).remove()
     }
 
     /// Waits until it is ready.

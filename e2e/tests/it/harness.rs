@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use heddle_e2e::{App, Family, TestMesh, app::NGINX_BODY, netns, traffic::bulk};
-use std::{io::Write, net::Shutdown, panic, thread};
+use std::{fs, io::Write, net::Shutdown, panic, thread};
 
 fn both(test: &str, check: fn(&TestMesh) -> Result<()>) {
     for family in [Family::V4, Family::V6] {
@@ -71,13 +71,16 @@ fn a_panic_leaves_nothing_behind() {
     let namespaces = || netns::list(&format!("{prefix}-")).len();
     let web = mesh.pod("web").unmeshed().serve(App::Nginx).expect("nginx runs");
     let processes = web.netns().processes();
+    let cgroup = web.cgroup().path().to_owned();
+    let of_mesh = cgroup.ancestors().nth(2).expect("its pods are two levels below a mesh").to_owned();
+    assert!(cgroup.is_dir() && of_mesh.ends_with(&prefix), "{}", cgroup.display());
     assert_eq!((namespaces(), folder.exists(), processes.len()), (2, true, 2));
     let panicked = panic::catch_unwind(panic::AssertUnwindSafe(move || {
         let (_mesh, _web) = (mesh, web);
         panic!("this panic is wanted");
     }));
     assert!(panicked.is_err());
-    assert_eq!((namespaces(), folder.exists()), (0, false));
+    assert_eq!((namespaces(), folder.exists(), of_mesh.exists()), (0, false, false));
     let alive = |pid: &&i32| std::path::Path::new("/proc").join(pid.to_string()).join("exe").exists();
     assert_eq!(processes.iter().filter(alive).count(), 0);
 }
@@ -88,4 +91,32 @@ fn a_missing_program_is_named() {
     let pod = mesh.pod("client").unmeshed().start().expect("a pod needs no program");
     let error = pod.exec(&["no-such-program"]).expect_err("there is none").to_string();
     assert!(error.contains("`no-such-program` is not installed"), "{error}");
+}
+
+#[test]
+fn every_container_has_a_cgroup_of_its_own() {
+    both("harness::every_container_has_a_cgroup_of_its_own", |mesh| {
+        let web = mesh.pod("web").unmeshed().serve(App::Nginx)?;
+        let client = mesh.pod("client").unmeshed().start()?;
+        let said = |path: &str| -> Result<String> {
+            let text = fs::read_to_string(path)?;
+            Ok(text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned())
+        };
+        for (pod, text) in [
+            (&web, said(&format!("/proc/{}/cgroup", web.app_pids()[0]))?),
+            (&client, client.run(|| said("/proc/thread-self/cgroup"))??),
+            (&client, client.exec(&["cat", "/proc/self/cgroup"])?.success()?),
+        ] {
+            let wanted = format!("/kubepods/pod{}/app", pod.uid());
+            ensure!(text.trim_end().lines().any(|line| line.ends_with(&wanted)), "{text} is not in {wanted}");
+        }
+        let nested = client.cgroup().container("app/nested");
+        nested.make()?;
+        let inside = client.run_in(&nested, || said("/proc/thread-self/cgroup"))??;
+        ensure!(inside.ends_with("/app/nested"), "{inside}");
+        ensure!(web.uid() != client.uid());
+        // The harness itself stays where it was.
+        ensure!(!said("/proc/self/cgroup")?.contains("kubepods"));
+        Ok(())
+    });
 }

@@ -6,7 +6,13 @@ mod report;
 mod show;
 
 use anyhow::{Context, Result, bail, ensure};
-use heddle_e2e::{App, Family, Pod, TestMesh, interrupt, mesh, netns, process::Rights};
+use heddle_e2e::{
+    App, Family, Pod, TestMesh,
+    cgroup::{self, Container},
+    interrupt, mesh, netns,
+    pod::uid,
+    process::Rights,
+};
 use report::Report;
 use std::{os::unix::process::CommandExt, path::Path, process::ExitCode};
 
@@ -118,11 +124,15 @@ fn enter(pod: &str, command: &[&str]) -> Result<std::process::Command> {
     let namespace = netns::Namespace::existing(&format!("{KEPT}-{pod}"));
     let namespace = namespace.context("no demo is up; `cargo xtask demo --keep` leaves one up")?;
     let (program, arguments) = command.split_first().unwrap_or((&"sh", &[]));
-    let launch = heddle_e2e::process::Launch::new(&namespace, *program, Rights::Harness)
+    let mut launch = heddle_e2e::process::Launch::new(&namespace, *program, Rights::Harness)
         .args(arguments)
         .mount(folder.join("hosts"), "/etc/hosts")
         .mount(folder.join("resolv.conf"), "/etc/resolv.conf")
         .in_the_terminal();
+    // The node has none.
+    if let Some(container) = Container::existing(KEPT, &uid(KEPT, pod), cgroup::APP)? {
+        launch = launch.container(&container);
+    }
     launch.command()
 }
 
