@@ -23,7 +23,7 @@ use heddle_dataplane::{
         server::{self, Incoming, ServerLimits},
     },
     identity::Svid,
-    relay::{ByteCounts, RelayLimits, relay},
+    relay::{Meter, RelayLimits, relay},
     stream::Transport,
     tls,
 };
@@ -260,7 +260,7 @@ async fn dial_application(incoming: Incoming) {
     let Authority::Address(application) = *incoming.authority() else { return };
     let Ok(tcp) = connect(application).await else { return };
     let Ok(tunnel) = incoming.accept() else { return };
-    let _ = relay(tcp, Transport::Tunnel(tunnel), &RelayLimits::default(), &ByteCounts::default()).await;
+    let _ = relay(tcp, Transport::Tunnel(tunnel), &RelayLimits::default(), &Meter::default()).await;
 }
 
 fn client_proxy(svid: Arc<Svid>, server: SocketAddr, application: SocketAddr) -> (SocketAddr, CpuFile) {
@@ -279,7 +279,7 @@ fn client_proxy(svid: Arc<Svid>, server: SocketAddr, application: SocketAddr) ->
             let (pool, key) = (pool.clone(), key.clone());
             spawn_local(async move {
                 let tunnel = pool.open(&key, application, &HeaderMap::new()).await.expect("the server is there");
-                let _ = relay(tcp, Transport::Tunnel(tunnel), &RelayLimits::default(), &ByteCounts::default()).await;
+                let _ = relay(tcp, Transport::Tunnel(tunnel), &RelayLimits::default(), &Meter::default()).await;
             });
         }
     });
@@ -296,7 +296,7 @@ fn plain_proxy(name: &str, next: SocketAddr) -> (SocketAddr, CpuFile) {
             let (tcp, _) = listener.accept().await.expect("accepts");
             spawn_local(async move {
                 let next = connect(next).await.expect("the next one listens");
-                let _ = relay(tcp, Transport::Plain(next), &RelayLimits::default(), &ByteCounts::default()).await;
+                let _ = relay(tcp, Transport::Plain(next), &RelayLimits::default(), &Meter::default()).await;
             });
         }
     });

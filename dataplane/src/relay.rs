@@ -3,17 +3,17 @@
 //! Each direction ends by itself: `nc -N` sends FIN and then waits, perhaps for minutes, for the reply. A FIN goes on as a FIN
 //! (END_STREAM on a tunnel), a reset as a reset, so that a cut body never looks whole. An idle relay holds no buffer.
 
-mod count;
 mod error;
 mod idle;
+mod meter;
 mod plain;
 mod socket;
 mod tunnel;
 
-pub use count::ByteCounts;
 pub use error::{RelayError, Side};
+pub use meter::Meter;
 
-use crate::stream::Transport;
+use crate::stream::{Transport, Tunnel};
 use h2::Reason;
 use idle::IdleTimer;
 use socket::Socket;
@@ -37,24 +37,20 @@ impl Default for RelayLimits {
 }
 
 /// Carries bytes between `near`, a socket of the application or of a client, and `far`, until both directions have ended.
-/// `bytes` can be read at any time.
+/// The bytes in `meter` can be read at any time; what the kernel says of both sides is in it when this has returned or was
+/// dropped.
 ///
 /// Dropped before that, it resets both sides: that is how a revoked policy ends a connection.
 ///
 /// # Errors
 /// Which side failed, and how. Both have been reset then.
-pub async fn relay(
-    near: TcpStream,
-    far: Transport,
-    limits: &RelayLimits,
-    bytes: &ByteCounts,
-) -> Result<(), RelayError> {
-    let near = Socket::new(near, Side::Near);
+pub async fn relay(near: TcpStream, far: Transport, limits: &RelayLimits, meter: &Meter) -> Result<(), RelayError> {
+    let near = Socket::new(near, Side::Near, meter);
     let mut idle = IdleTimer::new(limits.idle_timeout);
     match far {
         Transport::Plain(far) => {
-            let far = Socket::new(far, Side::Far);
-            let mut relay = plain::Relay::new(&near, &far, limits.read_bytes_max, bytes);
+            let far = Socket::new(far, Side::Far, meter);
+            let mut relay = plain::Relay::new(&near, &far, limits.read_bytes_max, meter);
             let (mut near_failed, mut far_failed) = (pin!(near.failed()), pin!(far.failed()));
             poll_fn(|cx| {
                 let (active, mut result) = relay.poll(cx);
@@ -69,9 +65,10 @@ pub async fn relay(
             .await?;
             far.finished();
         }
-        Transport::Tunnel(mut far) => {
+        Transport::Tunnel(tunnel) => {
+            let mut far = Reported { tunnel, meter };
             let result = {
-                let mut relay = tunnel::Relay::new(&near, &mut far, limits.read_bytes_max, bytes);
+                let mut relay = tunnel::Relay::new(&near, &mut far.tunnel, limits.read_bytes_max, meter);
                 let mut near_failed = pin!(near.failed());
                 poll_fn(|cx| {
                     let (active, mut result) = relay.poll(cx);
@@ -83,13 +80,25 @@ pub async fn relay(
                 .await
             };
             if let Err(error) = result {
-                far.reset(reset_reason(&error));
+                far.tunnel.reset(reset_reason(&error));
                 return Err(error);
             }
         }
     }
     near.finished();
     Ok(())
+}
+
+/// A tunnel whose connection is asked about at the end, however that comes.
+struct Reported<'a> {
+    tunnel: Tunnel,
+    meter: &'a Meter,
+}
+
+impl Drop for Reported<'_> {
+    fn drop(&mut self) {
+        self.meter.report(Side::Far, self.tunnel.report());
+    }
 }
 
 /// RFC 9113, section 8.5: a failure of the TCP connection is CONNECT_ERROR.

@@ -1,5 +1,7 @@
 //! Socket options: marks, transparency, keepalive. With [`crate::allocator`] the only `unsafe` of this crate.
 
+pub mod tcp_info;
+
 use heddle_init_abi::OWN_MARK;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{

@@ -6,7 +6,7 @@ use crate::{
     error::ConnectionError,
     listener::Accepted,
     outbound::Outbound,
-    relay::{self, ByteCounts, RelayLimits, Side},
+    relay::{self, Meter, RelayLimits, Side},
     stream::Transport,
     telemetry::access_log::Entry,
     upstream::Lease,
@@ -99,19 +99,24 @@ pub async fn relay_while_permitted(
     limits: &RelayLimits,
     log: &mut Entry,
 ) -> Result<(), ConnectionError> {
-    let count = ByteCounts::default();
+    let meter = Meter::default();
     let result = tokio::select! {
         // First: what was revoked while the upstream was dialled must not carry a byte.
         biased;
         end = permit.ended() => Err(end.into()),
-        result = relay::relay(near, far, limits, &count) => {
+        result = relay::relay(near, far, limits, &meter) => {
             result.map_err(|source| ConnectionError::Relay { source, downstream })
         }
     };
-    (log.bytes_sent, log.bytes_received) = match downstream {
-        Side::Near => (count.sent(), count.received()),
-        Side::Far => (count.received(), count.sent()),
+    let upstream = match downstream {
+        Side::Near => Side::Far,
+        Side::Far => Side::Near,
     };
+    (log.bytes_sent, log.bytes_received) = match downstream {
+        Side::Near => (meter.sent(), meter.received()),
+        Side::Far => (meter.received(), meter.sent()),
+    };
+    (log.downstream, log.upstream) = (meter.take_report(downstream), meter.take_report(upstream));
     result
 }
 

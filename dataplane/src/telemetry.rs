@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod log;
 pub mod metrics;
 pub mod readiness;
+pub mod tcp;
 
 /// Which way a connection goes, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -64,6 +64,7 @@ pub async fn serve<F>(
 where
     F: Future<Output = ()> + 'static,
 {
+    let socket = stream.watch();
     let (stream, sender) = stream.defer();
     let mut handshake = std::pin::pin!(builder(limits).handshake(stream));
     let started = poll_fn(|cx| poll_and_send(cx, &sender, |cx| handshake.as_mut().poll(cx)));
@@ -71,7 +72,7 @@ where
     let connection = connection.map_err(ServeError::Connection)?;
 
     let mut tasks = JoinSet::new();
-    let result = run(connection, &sender, peer, limits, drain, |incoming| {
+    let result = run(connection, &sender, Carrier::new(peer, socket), limits, drain, |incoming| {
         tasks.spawn_local(each(incoming));
         while tasks.try_join_next().is_some() {}
     })
@@ -171,12 +172,11 @@ fn builder(limits: &ServerLimits) -> Builder {
 async fn run(
     mut connection: Connection<TlsStream, Bytes>,
     sender: &Sender,
-    peer: SpiffeId,
+    carrier: Rc<Carrier>,
     limits: &ServerLimits,
     drain: &CancellationToken,
     mut each: impl FnMut(Incoming),
 ) -> Result<(), ServeError> {
-    let carrier = Carrier::new(peer);
     let mut heartbeat = connection.ping_pong().map(|ping_pong| Heartbeat::new(ping_pong, limits.keepalive));
     let mut drained = std::pin::pin!(drain.cancelled());
     let mut draining = false;

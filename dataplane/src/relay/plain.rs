@@ -1,6 +1,6 @@
 //! Between two TCP sockets.
 
-use super::{ByteCounts, RelayError, Side, socket::Socket};
+use super::{Meter, RelayError, Side, socket::Socket};
 use crate::scratch::{self, Queue};
 use std::{
     io::IoSlice,
@@ -14,20 +14,17 @@ pub(super) struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    pub(super) fn new(near: &'a Socket, far: &'a Socket, read_bytes_max: usize, bytes: &'a ByteCounts) -> Self {
+    pub(super) fn new(near: &'a Socket<'a>, far: &'a Socket<'a>, read_bytes_max: usize, meter: &'a Meter) -> Self {
         let direction = |from, to, count| Direction {
             from,
             to,
             read_bytes_max: read_bytes_max.min(scratch::READ_BYTES),
             unwritten: Queue::default(),
             stage: Stage::Open,
-            bytes,
+            meter,
             count,
         };
-        Self {
-            sending: direction(near, far, ByteCounts::add_sent),
-            receiving: direction(far, near, ByteCounts::add_received),
-        }
+        Self { sending: direction(near, far, Meter::add_sent), receiving: direction(far, near, Meter::add_received) }
     }
 
     /// Carries what there is. Says whether that was anything, and when both directions have ended.
@@ -54,14 +51,14 @@ impl<'a> Relay<'a> {
 }
 
 struct Direction<'a> {
-    from: &'a Socket,
-    to: &'a Socket,
+    from: &'a Socket<'a>,
+    to: &'a Socket<'a>,
     read_bytes_max: usize,
     /// Read, and `to` takes no more: at most one read's worth.
     unwritten: Queue,
     stage: Stage,
-    bytes: &'a ByteCounts,
-    count: fn(&ByteCounts, usize),
+    meter: &'a Meter,
+    count: fn(&Meter, usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +78,7 @@ impl Direction<'_> {
                     return Poll::Pending;
                 };
                 self.unwritten.consume(written);
-                (self.count)(self.bytes, written);
+                (self.count)(self.meter, written);
                 *active = true;
             }
             match self.poll_once(cx, active)? {
@@ -111,7 +108,7 @@ impl Direction<'_> {
             if let Poll::Ready(at_once) = self.to.poll_write(cx, &[IoSlice::new(&shared[..read])])? {
                 written = at_once;
             }
-            (self.count)(self.bytes, written);
+            (self.count)(self.meter, written);
             self.unwritten.extend(&shared[written..read]);
             Poll::Ready(Ok(true))
         })

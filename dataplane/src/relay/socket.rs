@@ -1,6 +1,7 @@
 //! A TCP socket at one end of a relay.
 
-use super::{RelayError, Side};
+use super::{Meter, RelayError, Side};
+use crate::{socket::tcp_info, telemetry::tcp::TcpReport};
 use bytes::BufMut;
 use socket2::SockRef;
 use std::{
@@ -13,17 +14,18 @@ use std::{
 use tokio::{io::Interest, net::TcpStream};
 
 /// A socket that is reset when it is dropped, unless both directions have ended: whoever reads from it must not take a cut for
-/// an end.
+/// an end. Before it is closed the kernel is asked about it.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(super) struct Socket<'a> {
     tcp: TcpStream,
     side: Side,
+    meter: &'a Meter,
     finished: Cell<bool>,
 }
 
-impl Socket {
-    pub(super) fn new(tcp: TcpStream, side: Side) -> Self {
-        Self { tcp, side, finished: Cell::new(false) }
+impl<'a> Socket<'a> {
+    pub(super) fn new(tcp: TcpStream, side: Side, meter: &'a Meter) -> Self {
+        Self { tcp, side, meter, finished: Cell::new(false) }
     }
 
     /// Both directions have ended in order.
@@ -98,8 +100,9 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for Socket<'_> {
     fn drop(&mut self) {
+        self.meter.report(self.side, tcp_info::sample(&self.tcp).ok().map(TcpReport::whole));
         if !self.finished.get() {
             // Fails only on a socket that is no longer connected, where there is nothing to reset.
             let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));

@@ -1,6 +1,6 @@
 //! Between a TCP socket and a tunnel's stream.
 
-use super::{ByteCounts, RelayError, socket::Socket};
+use super::{Meter, RelayError, socket::Socket};
 use crate::{scratch, stream::Tunnel};
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
@@ -11,9 +11,9 @@ use std::{
 
 /// Both directions. Each of them has an end of its own.
 pub(super) struct Relay<'a> {
-    near: &'a Socket,
+    near: &'a Socket<'a>,
     far: &'a mut Tunnel,
-    bytes: &'a ByteCounts,
+    meter: &'a Meter,
     read_bytes_max: usize,
     sending: Half,
     receiving: Half,
@@ -35,11 +35,11 @@ enum Half {
 }
 
 impl<'a> Relay<'a> {
-    pub(super) fn new(near: &'a Socket, far: &'a mut Tunnel, read_bytes_max: usize, bytes: &'a ByteCounts) -> Self {
+    pub(super) fn new(near: &'a Socket<'a>, far: &'a mut Tunnel, read_bytes_max: usize, meter: &'a Meter) -> Self {
         Self {
             near,
             far,
-            bytes,
+            meter,
             read_bytes_max,
             sending: Half::Open,
             receiving: Half::Open,
@@ -85,7 +85,7 @@ impl<'a> Relay<'a> {
         for _ in 0..TURNS {
             while !self.unsent.is_empty() {
                 match self.far.poll_send(cx, &mut self.unsent)? {
-                    Poll::Ready(sent) => self.bytes.add_sent(sent),
+                    Poll::Ready(sent) => self.meter.add_sent(sent),
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -178,7 +178,7 @@ impl<'a> Relay<'a> {
         let pieces = &pieces[..self.unwritten.len().min(PIECES_MAX)];
         let Poll::Ready(written) = self.near.poll_write(cx, pieces)? else { return Poll::Pending };
         self.active = true;
-        self.bytes.add_received(written);
+        self.meter.add_received(written);
         self.far.release(written);
         let mut left = written;
         while left > 0 {

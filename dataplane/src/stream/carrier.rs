@@ -1,5 +1,9 @@
 //! What is known of one tunnel connection, shared by its streams.
 
+use crate::{
+    socket::tcp_info::Watch,
+    telemetry::tcp::{TcpReport, TcpSample},
+};
 use heddle_mesh::identity::SpiffeId;
 use std::{cell::Cell, rc::Rc, time::Duration};
 use tokio::time::Instant;
@@ -8,6 +12,9 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub struct Carrier {
     peer: SpiffeId,
+    socket: Watch,
+    /// What the metrics have of the socket's counters.
+    counted: Cell<TcpSample>,
     streams: Cell<u32>,
     /// When the last stream ended, or the connection was made.
     idle_since: Cell<Instant>,
@@ -18,10 +25,12 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    pub(crate) fn new(peer: SpiffeId) -> Rc<Self> {
+    pub(crate) fn new(peer: SpiffeId, socket: Watch) -> Rc<Self> {
         let now = Instant::now();
         Rc::new(Self {
             peer,
+            socket,
+            counted: Cell::default(),
             streams: Cell::new(0),
             idle_since: Cell::new(now),
             waiting: Cell::new(0),
@@ -51,7 +60,8 @@ impl Carrier {
 
     pub(crate) fn lease(self: &Rc<Self>) -> Lease {
         self.streams.set(self.streams.get() + 1);
-        Lease { carrier: self.clone(), waiting: false }
+        let begun = self.socket.sample().unwrap_or_default();
+        Lease { carrier: self.clone(), waiting: false, begun }
     }
 }
 
@@ -60,11 +70,20 @@ impl Carrier {
 pub(crate) struct Lease {
     carrier: Rc<Carrier>,
     waiting: bool,
+    /// The socket's counters when the stream began.
+    begun: TcpSample,
 }
 
 impl Lease {
     pub(crate) fn carrier(&self) -> &Carrier {
         &self.carrier
+    }
+
+    /// What the socket's counters say since the stream began, and what of that no stream has reported yet.
+    pub(crate) fn report(&self) -> Option<TcpReport> {
+        let now = self.carrier.socket.sample()?;
+        let uncounted = now.since(&self.carrier.counted.replace(now));
+        Some(TcpReport { sample: now.since(&self.begun), uncounted })
     }
 
     /// Says whether the stream waits for credit.

@@ -1,6 +1,7 @@
 //! One stream of a tunnel connection, after its 200: bytes both ways, each half with an end of its own.
 
 use super::carrier::{Carrier, Lease};
+use crate::telemetry::tcp::TcpReport;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use std::task::{Context, Poll};
@@ -23,6 +24,12 @@ impl Tunnel {
     /// The connection that it is a stream of.
     pub fn carrier(&self) -> &Carrier {
         self.lease.carrier()
+    }
+
+    /// What the kernel says of that connection: the counters since this stream began, for all its streams together. `None`
+    /// when it cannot be asked. What it says is counted by this call: no later one of any stream tells it as uncounted.
+    pub fn report(&self) -> Option<TcpReport> {
+        self.lease.report()
     }
 
     /// The next bytes from the other side; `None` at the end of its half. What was taken must be given back with

@@ -8,7 +8,11 @@ mod writer;
 
 pub use writer::AccessLog;
 
-use super::{Direction, Security, metrics::Metrics};
+use super::{
+    Direction, Security,
+    metrics::Metrics,
+    tcp::{TcpReport, TcpSide},
+};
 use crate::error::Flag;
 use heddle_mesh::{identity::SpiffeId, policy::PolicyName, service::ServiceName, target::Target};
 use line::Line;
@@ -45,6 +49,10 @@ pub struct Entry {
     pub bytes_sent: u64,
     /// Bytes from upstream to downstream.
     pub bytes_received: u64,
+    /// What the kernel said of the connection with downstream when it ended. Boxed: it is not there before.
+    pub downstream: Option<Box<TcpReport>>,
+    /// What it said of the connection with upstream.
+    pub upstream: Option<Box<TcpReport>>,
     started: Instant,
     sink: Sink,
 }
@@ -77,6 +85,8 @@ impl Entry {
             dry_run: Vec::new(),
             bytes_sent: 0,
             bytes_received: 0,
+            downstream: None,
+            upstream: None,
             started: at,
             sink: sink.clone(),
         }
@@ -102,6 +112,11 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.sink.metrics.dry_run_denied(self.dry_run.len());
         self.sink.metrics.closed(self.direction, self.flag, self.bytes_sent, self.bytes_received);
+        for (side, report) in [(TcpSide::Downstream, &self.downstream), (TcpSide::Upstream, &self.upstream)] {
+            if let Some(report) = report {
+                self.sink.metrics.tcp(self.direction, side, &report.uncounted);
+            }
+        }
         if let Some(log) = &self.sink.log
             && !log.write(&Line::of(self))
         {

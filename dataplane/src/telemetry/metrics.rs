@@ -3,9 +3,14 @@
 //! Invariant: every label value comes from a closed list, so the number of series is fixed at start. The handles that the
 //! data path uses are made then, too; counting is one relaxed atomic addition, without a look-up and without a lock.
 
+mod histogram;
 mod process;
+mod tcp;
 
-use super::Direction;
+use super::{
+    Direction,
+    tcp::{TcpSample, TcpSide},
+};
 use crate::error::Flag;
 use process::Process;
 use prometheus_client::{
@@ -25,6 +30,7 @@ use std::{
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
+use tcp::{PerTcpSide, Tcp};
 
 /// Everything that the proxy counts. One a process, shared by all threads.
 #[derive(Debug)]
@@ -54,6 +60,7 @@ struct PerDirection {
     carriers: Gauge,
     handshakes_ok: Counter,
     handshakes_failed: Counter,
+    tcp: [PerTcpSide; TcpSide::ALL.len()],
 }
 
 /// Counts as an open tunnel connection until it is dropped.
@@ -84,6 +91,7 @@ impl Metrics {
         let mut registry = Registry::default();
         let connections = Connections::register(&mut registry);
         let carriers = Carriers::register(&mut registry);
+        let tcp = Tcp::register(&mut registry);
         let accept = family::<1, Counter>(
             &mut registry,
             "heddle_accept_errors",
@@ -98,7 +106,7 @@ impl Metrics {
         registry.register_collector(Box::new(controller.clone()));
         registry.register_collector(Box::new(Process::new()));
         Arc::new(Self {
-            directions: Direction::ALL.map(|direction| PerDirection::new(direction, &connections, &carriers)),
+            directions: Direction::ALL.map(|direction| PerDirection::new(direction, &connections, &carriers, &tcp)),
             accept_overloaded: accept.get_or_create_owned(&[("kind", "overloaded")]),
             accept_failed: accept.get_or_create_owned(&[("kind", "failed")]),
             access_log_dropped: single(
@@ -138,6 +146,11 @@ impl Metrics {
         counters.closed[flag as usize].inc();
         counters.sent.inc_by(sent);
         counters.received.inc_by(received);
+    }
+
+    /// A connection ended, and this is what the kernel said of its TCP connection on one side and nobody has counted yet.
+    pub fn tcp(&self, direction: Direction, side: TcpSide, sample: &TcpSample) {
+        self.of(direction).tcp[side as usize].add(sample);
     }
 
     /// A connection came by capture, not by a tunnel.
@@ -228,7 +241,7 @@ impl Metrics {
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl PerDirection {
-    fn new(direction: Direction, connections: &Connections, carriers: &Carriers) -> Self {
+    fn new(direction: Direction, connections: &Connections, carriers: &Carriers, tcp: &Tcp) -> Self {
         let label = ("direction", direction.as_str());
         let with = |name, value| [label, (name, value)];
         Self {
@@ -241,6 +254,7 @@ impl PerDirection {
             carriers: carriers.open.get_or_create_owned(&[label]),
             handshakes_ok: carriers.handshakes.get_or_create_owned(&with("result", "ok")),
             handshakes_failed: carriers.handshakes.get_or_create_owned(&with("result", "failed")),
+            tcp: TcpSide::ALL.map(|side| PerTcpSide::new(&with("side", side.as_str()), tcp)),
         }
     }
 }

@@ -13,6 +13,7 @@ mod session;
 pub use handshake::{TlsError, accept, connect};
 
 use self::core::Core;
+use crate::socket::tcp_info::Watch;
 use std::{
     cell::RefCell,
     fmt,
@@ -35,6 +36,11 @@ pub struct TlsStream {
 impl TlsStream {
     fn new(core: Core) -> Self {
         Self { core: Rc::new(RefCell::new(core)), deferred: false }
+    }
+
+    /// A way to ask the kernel about the connection, now and after its end.
+    pub fn watch(&self) -> Watch {
+        self.core.borrow().watch()
     }
 
     /// From now on a flush sends nothing: the task that drives this stream must call [`Sender::poll_send`] before it waits.

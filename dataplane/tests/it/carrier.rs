@@ -2,7 +2,7 @@
 
 use crate::support::{Mesh, Options, Pattern, accept_one, echo, listen, local};
 use heddle_dataplane::{
-    relay::{ByteCounts, RelayError, RelayLimits, Side, relay},
+    relay::{Meter, RelayError, RelayLimits, Side, relay},
     stream::Transport,
 };
 use http::HeaderMap;
@@ -255,7 +255,7 @@ fn dropping_a_relay_resets_both_sides() {
         let (tunnel, accepted) = tokio::join!(tunnel, application.accept());
         let (mut server, _) = accepted.expect("accepts");
         let (mut client, near) = accept_one().await;
-        let bytes = Rc::new(ByteCounts::default());
+        let bytes = Rc::new(Meter::default());
         let relay = spawn_local({
             let bytes = bytes.clone();
             async move { relay(near, Transport::Tunnel(tunnel.expect("opened")), &RelayLimits::default(), &bytes).await }
@@ -312,8 +312,7 @@ fn plain_relays_carry_ends_and_resets_too() {
         let pair = || async {
             let ((client, near), (far, server)) = tokio::join!(accept_one(), accept_one());
             let limits = limits.clone();
-            let task =
-                spawn_local(async move { relay(near, Transport::Plain(far), &limits, &ByteCounts::default()).await });
+            let task = spawn_local(async move { relay(near, Transport::Plain(far), &limits, &Meter::default()).await });
             (client, server, task)
         };
         let (mut client, mut server, task) = pair().await;

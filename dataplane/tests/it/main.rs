@@ -3,6 +3,7 @@
 mod carrier;
 mod certificates;
 mod pool;
+mod sensor;
 mod server;
 mod sizes;
 mod support;

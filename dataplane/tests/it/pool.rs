@@ -7,7 +7,7 @@ use heddle_dataplane::{
         client::{Dial, DialError, Key, OpenError, Pool, PoolLimits},
         server::Incoming,
     },
-    relay::{ByteCounts, RelayError, RelayLimits, relay},
+    relay::{Meter, RelayError, RelayLimits, relay},
     stream::Transport,
     tls,
 };
@@ -197,8 +197,7 @@ fn a_peer_that_falls_silent_is_given_up() {
             let (client, near) = crate::support::accept_one().await;
             let ended = mesh.ends();
             spawn_local(async move {
-                let result =
-                    relay(near, Transport::Tunnel(tunnel), &RelayLimits::default(), &ByteCounts::default()).await;
+                let result = relay(near, Transport::Tunnel(tunnel), &RelayLimits::default(), &Meter::default()).await;
                 let _ = ended.try_send(result);
             });
             client
@@ -381,7 +380,7 @@ fn dropping_the_pool_ends_its_connections() {
         let tunnel = pool.open(&mesh.key, anywhere(), &HeaderMap::new()).await.expect("opened");
         drop(pool);
         let (mut client, near) = crate::support::accept_one().await;
-        let result = relay(near, Transport::Tunnel(tunnel), &RelayLimits::default(), &ByteCounts::default()).await;
+        let result = relay(near, Transport::Tunnel(tunnel), &RelayLimits::default(), &Meter::default()).await;
         assert!(matches!(result, Err(RelayError::Carrier(_))), "{result:?}");
         assert!(client.read(&mut [0; 1]).await.is_err(), "reset");
     });

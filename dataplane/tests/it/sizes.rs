@@ -2,7 +2,7 @@
 
 use crate::support::{Mesh, accept_one, echo, local};
 use heddle_dataplane::{
-    relay::{ByteCounts, RelayLimits, relay},
+    relay::{Meter, RelayLimits, relay},
     stream::Transport,
 };
 use http::HeaderMap;
@@ -13,7 +13,7 @@ fn a_relay_is_small() {
         let mesh = Mesh::start().await;
         let tunnel = mesh.open(echo().await).await.expect("opened");
         let (_client, near) = accept_one().await;
-        let (limits, bytes) = (RelayLimits::default(), ByteCounts::default());
+        let (limits, bytes) = (RelayLimits::default(), Meter::default());
         let future = relay(near, Transport::Tunnel(tunnel), &limits, &bytes);
         let size = size_of_val(&future);
         assert!(size <= 1024, "a relay takes {size} bytes");

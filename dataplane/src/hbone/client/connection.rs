@@ -46,11 +46,12 @@ impl Connection {
         window_bytes: u32,
         limits: PoolLimits,
     ) -> Result<(Rc<Self>, Driver), h2::Error> {
+        let socket = stream.watch();
         let (stream, sender) = stream.defer();
         // Only buffers the preface and our settings, since the stream's flush is deferred.
         let (requests, mut http2) = builder(window_bytes).handshake(stream).await?;
         let heartbeat = http2.ping_pong().map(|ping_pong| Heartbeat::new(ping_pong, limits.keepalive));
-        let carrier = Carrier::new(peer);
+        let carrier = Carrier::new(peer, socket);
         let connection = Rc::new(Self { carrier: carrier.clone(), svid, requests: RefCell::new(Some(requests)) });
         let driver = Driver {
             http2,

@@ -1,6 +1,7 @@
 //! An entry as it is written: one JSON object, whose fields `docs/observability.md` explains.
 
 use super::Entry;
+use crate::telemetry::tcp::TcpSample;
 use serde::Serialize;
 use std::{
     net::SocketAddr,
@@ -33,6 +34,10 @@ pub(super) struct Line<'a> {
     bytes_sent: u64,
     bytes_received: u64,
     duration_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    downstream: Option<TcpSample>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<TcpSample>,
 }
 
 impl<'a> Line<'a> {
@@ -56,10 +61,31 @@ impl<'a> Line<'a> {
             bytes_sent: entry.bytes_sent,
             bytes_received: entry.bytes_received,
             duration_ms: milliseconds(elapsed),
+            downstream: entry.downstream.as_ref().map(|report| report.sample),
+            upstream: entry.upstream.as_ref().map(|report| report.sample),
         }
     }
 }
 
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Direction, access_log::Sink, metrics::Metrics, tcp::TcpReport};
+    use std::time::Instant;
+
+    #[test]
+    fn the_two_tcp_connections_are_objects_of_their_own_and_absent_when_there_was_none() {
+        let sink = Sink { metrics: Metrics::new(), log: None };
+        let (source, destination) = (([10, 0, 0, 1], 40_000).into(), ([10, 0, 0, 2], 80).into());
+        let mut entry = Entry::new(&sink, Direction::Outbound, source, destination, Instant::now());
+        let sample = TcpSample { rtt_us: Some(61), retransmits: Some(0), bytes_acked: Some(9), ..TcpSample::default() };
+        entry.downstream = Some(Box::new(TcpReport::whole(sample)));
+        let line = serde_json::to_value(Line::of(&entry)).expect("it can be written");
+        assert_eq!(line["downstream"], serde_json::json!({ "rtt_us": 61, "retransmits": 0, "bytes_acked": 9 }));
+        assert_eq!(line.get("upstream"), None);
+    }
 }

@@ -25,6 +25,36 @@ fn a_connection_is_counted_from_its_beginning_to_its_end() {
 }
 
 #[test]
+fn what_the_kernel_says_is_counted_by_direction_and_side() {
+    let metrics = Metrics::new();
+    let sample = TcpSample {
+        rtt_us: Some(80),
+        retransmits: Some(2),
+        bytes_retransmitted: Some(2896),
+        bytes_acked: Some(5000),
+        bytes_received: Some(700),
+        ..TcpSample::default()
+    };
+    metrics.tcp(Direction::Outbound, TcpSide::Upstream, &sample);
+    // An old kernel's: nothing is counted that it does not say.
+    metrics.tcp(Direction::Outbound, TcpSide::Upstream, &TcpSample::default());
+    check(
+        &metrics,
+        &[
+            "heddle_tcp_rtt_seconds_bucket{le=\"0.00005\",direction=\"outbound\",side=\"upstream\"} 0",
+            "heddle_tcp_rtt_seconds_bucket{le=\"0.0001\",direction=\"outbound\",side=\"upstream\"} 1",
+            "heddle_tcp_rtt_seconds_count{direction=\"outbound\",side=\"upstream\"} 1",
+            "heddle_tcp_rtt_seconds_count{direction=\"outbound\",side=\"downstream\"} 0",
+            "heddle_tcp_retransmitted_segments_total{direction=\"outbound\",side=\"upstream\"} 2",
+            "heddle_tcp_retransmitted_bytes_total{direction=\"outbound\",side=\"upstream\"} 2896",
+            "heddle_tcp_acked_bytes_total{direction=\"outbound\",side=\"upstream\"} 5000",
+            "heddle_tcp_received_bytes_total{direction=\"outbound\",side=\"upstream\"} 700",
+            "heddle_tcp_received_bytes_total{direction=\"inbound\",side=\"downstream\"} 0",
+        ],
+    );
+}
+
+#[test]
 fn every_flag_has_a_series_of_its_own() {
     let metrics = Metrics::new();
     for flag in Flag::ALL {
@@ -95,10 +125,13 @@ fn the_number_of_series_is_fixed() {
         for direction in Direction::ALL {
             metrics.opened(direction);
             metrics.closed(direction, flag, 1, 1);
+            for side in TcpSide::ALL {
+                metrics.tcp(direction, side, &TcpSample { rtt_us: Some(1), ..TcpSample::default() });
+            }
         }
     }
     assert_eq!(series(&metrics.encode()), before);
-    assert!(before < 100, "{before} series");
+    assert!(before < 200, "{before} series");
 }
 
 #[test]

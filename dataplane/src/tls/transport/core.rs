@@ -1,11 +1,15 @@
 //! The state behind a TLS stream: socket, session and buffers.
 
 use super::session::{RECORD_PLAIN_BYTES, Session, Stage};
-use crate::scratch::{self, Queue};
+use crate::{
+    scratch::{self, Queue},
+    socket::tcp_info::{Watch, Watched},
+};
 use socket2::SockRef;
 use std::{
     io::{self, IoSlice},
     net::Shutdown,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 use tokio::{
@@ -16,7 +20,7 @@ use tokio::{
 /// Socket, session and buffers of one connection.
 #[derive(Debug)]
 pub(super) struct Core {
-    tcp: TcpStream,
+    tcp: Rc<Watched>,
     session: Session,
     /// Received and not yet decrypted; holds memory only while somebody reads.
     input: Queue,
@@ -46,7 +50,7 @@ impl Core {
     /// Takes over after the handshake, with the first bytes of what came behind it.
     pub(super) fn new(tcp: TcpStream, session: Session, partial: Vec<u8>, plain_in: Queue, records_out: Queue) -> Self {
         Self {
-            tcp,
+            tcp: Watched::new(tcp),
             session,
             input: Queue::default(),
             partial: partial.into(),
@@ -57,6 +61,10 @@ impl Core {
             closing: false,
             reads_left: READS_PER_TURN,
         }
+    }
+
+    pub(super) fn watch(&self) -> Watch {
+        self.tcp.watch()
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -160,7 +168,7 @@ impl Core {
 
     /// Ends the sending half of the TCP connection.
     pub(super) fn shut(&self) -> io::Result<()> {
-        match SockRef::from(&self.tcp).shutdown(Shutdown::Write) {
+        match SockRef::from(&**self.tcp).shutdown(Shutdown::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             result => result,
         }

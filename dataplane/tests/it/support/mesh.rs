@@ -8,7 +8,7 @@ use heddle_dataplane::{
         server::{self, Incoming, ServerLimits},
     },
     identity::Svid,
-    relay::{ByteCounts, RelayError, RelayLimits, relay},
+    relay::{Meter, RelayError, RelayLimits, relay},
     stream::{Transport, Tunnel},
     tls,
 };
@@ -135,7 +135,7 @@ impl Mesh {
                 let mesh = mesh.clone();
                 spawn_local(async move {
                     let Ok(tunnel) = mesh.pool.open(&mesh.key, application, &HeaderMap::new()).await else { return };
-                    let result = relay(tcp, Transport::Tunnel(tunnel), &mesh.relay, &ByteCounts::default()).await;
+                    let result = relay(tcp, Transport::Tunnel(tunnel), &mesh.relay, &Meter::default()).await;
                     let _ = mesh.client_end.try_send(result);
                 });
             }
@@ -214,7 +214,7 @@ async fn dial_application(incoming: Incoming, limits: RelayLimits, ends: mpsc::S
         return incoming.refuse(StatusCode::SERVICE_UNAVAILABLE, "connect_failed");
     };
     let Ok(tunnel) = incoming.accept() else { return };
-    let result = relay(tcp, Transport::Tunnel(tunnel), &limits, &ByteCounts::default()).await;
+    let result = relay(tcp, Transport::Tunnel(tunnel), &limits, &Meter::default()).await;
     let _ = ends.try_send(result);
 }
 
