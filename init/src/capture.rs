@@ -3,10 +3,10 @@
 //! Every function acts on the network namespace that the calling thread is in.
 
 use crate::{
-    apply::{self, ApplyError},
+    apply::{self, ApplyError, StepError},
     config::{Args, Config, ConfigError},
+    ebpf::Place,
     kernel::{Kernel, KernelError},
-    netlink::message::NetlinkError,
     plan::Plan,
     rights::{self, RightsError},
     verify,
@@ -29,7 +29,7 @@ pub enum CaptureError {
     Apply(#[from] ApplyError),
     /// What is in force is unknown.
     #[error("cannot read back what is in force")]
-    ReadBack(#[from] NetlinkError),
+    ReadBack(#[from] StepError),
     /// Somebody else works on the same things.
     #[error("the plan was carried out, but something changed it at once: {}", .0.join("; "))]
     Changed(Vec<String>),
@@ -40,7 +40,9 @@ pub enum CaptureError {
 /// # Errors
 /// Every mistake in the options, or that /proc is not there.
 pub fn plan(args: &Args) -> Result<Plan, CaptureError> {
-    Ok(Plan::new(&Config::new(args)?, &Kernel::read()?))
+    let config = Config::new(args)?;
+    let kernel = Kernel::read(&config.inbound.interfaces)?;
+    Ok(Plan::new(&config, &kernel, Place::find(&config)))
 }
 
 /// Puts the plan in force and reads it back. May be repeated at any time: connections go on.
@@ -48,7 +50,7 @@ pub fn plan(args: &Args) -> Result<Plan, CaptureError> {
 /// # Errors
 /// The step that failed; the steps before it are then undone.
 pub fn apply(plan: &Plan) -> Result<(), CaptureError> {
-    rights::require_net_admin()?;
+    rights::require(plan.programs().is_some())?;
     apply::apply(plan)?;
     let differences = verify::differences(plan)?;
     if differences.is_empty() { Ok(()) } else { Err(CaptureError::Changed(differences)) }
@@ -59,7 +61,7 @@ pub fn apply(plan: &Plan) -> Result<(), CaptureError> {
 /// # Errors
 /// When that cannot be told.
 pub fn differences(plan: &Plan) -> Result<Vec<String>, CaptureError> {
-    rights::require_net_admin()?;
+    rights::require(plan.programs().is_some())?;
     Ok(verify::differences(plan)?)
 }
 
@@ -68,6 +70,6 @@ pub fn differences(plan: &Plan) -> Result<Vec<String>, CaptureError> {
 /// # Errors
 /// What could not be removed.
 pub fn undo(plan: &Plan) -> Result<(), CaptureError> {
-    rights::require_net_admin()?;
+    rights::require(plan.programs().is_some())?;
     Ok(apply::undo(plan)?)
 }

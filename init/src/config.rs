@@ -12,12 +12,13 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
 };
 
 /// Captures a pod's traffic for the Heddle proxy.
 ///
-/// Runs in the pod's network namespace, as uid 0 or with ambient capabilities, and needs CAP_NET_ADMIN and nothing else
-/// (`show` needs nothing). It starts no other program. Exit code 0: done, or all is as planned; 1: not so, the reason is
+/// Runs in the pod's network namespace, as uid 0 or with ambient capabilities, and needs CAP_NET_ADMIN, for eBPF programs CAP_BPF
+/// too, and nothing else (`show` needs nothing). It starts no other program. Exit code 0: done, or all is as planned; 1: not so, the reason is
 /// on stderr; 2: the command line was not understood.
 #[derive(Debug, Parser)]
 #[command(name = "heddle-init", version)]
@@ -30,9 +31,9 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Put rules and routes in place and read them back. May be repeated at any time: connections go on.
+    /// Put rules, routes or programs in place and read them back. May be repeated at any time: connections go on.
     Apply(Args),
-    /// Read rules and routes back, then open a connection and prove that it is captured.
+    /// Read rules, routes or programs back, then open a connection and prove that it is captured.
     Verify(Args),
     /// Remove everything that `apply` made, with whatever options it was made. May be repeated.
     Undo(Args),
@@ -43,9 +44,31 @@ pub enum Command {
 /// The options.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Args {
-    /// How traffic is captured. The only mode is `tproxy`: nftables TPROXY in both directions.
+    /// How traffic is captured: `tproxy` is nftables TPROXY in both directions, `ebpf` is programs on the pod's cgroup and network
+    /// namespace. The proxy must be told the same.
     #[arg(long, env = "HEDDLE_MODE", value_name = "MODE", default_value = "tproxy")]
     pub mode: String,
+
+    /// What the kernel refuses, whether or not the proxy runs: `on` refuses UDP to port 443 (QUIC), protocols other than TCP, UDP and
+    /// ping, and TCP that cannot be handed to the proxy; `strict` refuses all UDP but DNS, too; `off` refuses only what capture
+    /// itself must. Excluded destinations always pass. With `tproxy` it adds eBPF programs. [default: on with `ebpf`, off with
+    /// `tproxy`]
+    #[arg(long, env = "HEDDLE_GUARD", value_name = "POLICY")]
+    pub guard: Option<String>,
+
+    /// Directory of the pod's cgroup (version 2), for eBPF programs: the one above its containers'. [default: found by --pod-uid,
+    /// else above the cgroup that heddle-init is in]
+    #[arg(long, env = "HEDDLE_CGROUP", value_name = "DIRECTORY")]
+    pub cgroup: Option<PathBuf>,
+
+    /// The pod's UID (metadata.uid of the downward API), for eBPF programs: its cgroup is found by it, and its pins are named by it.
+    /// [default: none; pins are then named by the cgroup]
+    #[arg(long, env = "HEDDLE_POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
+
+    /// Where a bpffs is mounted; eBPF programs are pinned under `heddle` in it.
+    #[arg(long, env = "HEDDLE_BPFFS", value_name = "DIRECTORY", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
 
     /// Ports of this pod whose inbound connections go to the application directly. [default: none; 15008, 15020 and
     /// 15021, which the proxy serves itself, are never captured]
@@ -89,6 +112,14 @@ pub struct Args {
 pub struct Config {
     /// How traffic is captured.
     pub mode: Mode,
+    /// What the kernel refuses without the proxy.
+    pub guard: Guard,
+    /// The pod's cgroup, if it was given.
+    pub cgroup: Option<PathBuf>,
+    /// The pod's UID, if it was given.
+    pub pod_uid: Option<String>,
+    /// Where a bpffs is mounted.
+    pub bpffs: PathBuf,
     /// What inbound capture leaves out.
     pub inbound: Exclusions,
     /// What outbound capture leaves out.
@@ -102,6 +133,19 @@ pub struct Config {
 pub enum Mode {
     /// nftables TPROXY in both directions.
     Tproxy,
+    /// eBPF programs on the pod's cgroup and network namespace.
+    Ebpf,
+}
+
+/// What the kernel refuses, whether or not the proxy runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// What capture itself must.
+    Off,
+    /// What would get round the proxy: QUIC, and TCP or protocols that it is not handed.
+    On,
+    /// All UDP but DNS, too.
+    Strict,
 }
 
 /// What capture leaves out in one direction.
@@ -138,8 +182,12 @@ impl Config {
     /// All mistakes at once.
     pub fn new(args: &Args) -> Result<Self, ConfigError> {
         let mut mistakes = Vec::new();
-        if args.mode != "tproxy" {
-            mistakes.push(format!("--mode: `{}` is not a mode; write tproxy", args.mode));
+        let mode = mode(args, &mut mistakes);
+        let guard = guard(args, mode, &mut mistakes);
+        if let Some(uid) = args.pod_uid.as_deref().filter(|uid| !is_uid(uid)) {
+            mistakes.push(format!(
+                "--pod-uid: `{uid}` is not a UID; write metadata.uid of the pod: at most {UID_BYTES_MAX} letters, digits and `-`"
+            ));
         }
         let inbound = Exclusions {
             ports: lists::ports("--exclude-inbound-ports", &args.exclude_inbound_ports, &mut mistakes),
@@ -164,12 +212,20 @@ impl Config {
                 "--exclude-inbound-ports: {port} is where the proxy takes captured connections, nobody dials it; leave it out"
             ));
         }
+        if mode == Mode::Ebpf && !outbound.interfaces.is_empty() {
+            mistakes.push(
+                "--exclude-outbound-interfaces: with --mode ebpf a connection is judged before its interface is known; use \
+                 --exclude-outbound-cidrs, or --mode tproxy"
+                    .to_owned(),
+            );
+        }
         if args.dns && outbound.ports.contains(&53) {
             mistakes
                 .push("--dns captures port 53, which --exclude-outbound-ports excludes; drop one of them".to_owned());
         }
         if mistakes.is_empty() {
-            Ok(Self { mode: Mode::Tproxy, inbound, outbound, dns: args.dns })
+            let (cgroup, pod_uid, bpffs) = (args.cgroup.clone(), args.pod_uid.clone(), args.bpffs.clone());
+            Ok(Self { mode, guard, cgroup, pod_uid, bpffs, inbound, outbound, dns: args.dns })
         } else {
             Err(ConfigError { mistakes })
         }
@@ -180,6 +236,34 @@ impl Config {
         let Exclusions { ports, networks, interfaces } = &self.outbound;
         !interfaces.is_empty() || ports.contains(&to.port()) || networks.contains(to.ip())
     }
+}
+
+fn mode(args: &Args, mistakes: &mut Vec<String>) -> Mode {
+    match args.mode.as_str() {
+        "tproxy" => Mode::Tproxy,
+        "ebpf" => Mode::Ebpf,
+        other => {
+            mistakes.push(format!("--mode: `{other}` is not a mode; write tproxy or ebpf"));
+            Mode::Tproxy
+        }
+    }
+}
+
+fn guard(args: &Args, mode: Mode, mistakes: &mut Vec<String>) -> Guard {
+    match (args.guard.as_deref(), mode) {
+        (None, Mode::Tproxy) | (Some("off"), _) => Guard::Off,
+        (None, Mode::Ebpf) | (Some("on"), _) => Guard::On,
+        (Some("strict"), _) => Guard::Strict,
+        (Some(other), _) => {
+            mistakes.push(format!("--guard: `{other}` is not a policy; write off, on or strict"));
+            Guard::Off
+        }
+    }
+}
+
+/// It becomes a file name, so nothing else is taken.
+pub(crate) fn is_uid(text: &str) -> bool {
+    (1..=UID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 impl Networks {
@@ -209,3 +293,6 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// A UUID has 36; static pods' hashes have 32.
+const UID_BYTES_MAX: usize = 63;

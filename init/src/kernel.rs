@@ -1,7 +1,13 @@
-//! What the plan must know of the kernel it is for, read from /proc, which needs no rights.
+//! What the plan must know of the kernel it is for, read from /proc, and by rtnetlink(7), neither of which needs rights.
 
+use crate::{
+    netlink::{addresses, message::NetlinkError},
+    socket,
+};
 use std::{
+    collections::BTreeMap,
     fs, io,
+    net::IpAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
@@ -15,6 +21,10 @@ pub struct Kernel {
     pub reserved_ports: Vec<RangeInclusive<u16>>,
     /// Whether IPv6 can be routed.
     pub ipv6: Ipv6,
+    /// The pod's own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The indexes of interfaces that exist, among those that were asked for.
+    pub interfaces: BTreeMap<String, u32>,
 }
 
 /// Whether IPv6 can be routed.
@@ -45,14 +55,17 @@ pub enum KernelError {
         /// What it holds.
         text: String,
     },
+    /// The pod's addresses are not told.
+    #[error(transparent)]
+    Addresses(#[from] NetlinkError),
 }
 
 impl Kernel {
-    /// Reads the facts of the network namespace that this process is in.
+    /// Reads the facts of the network namespace that this thread is in, with the indexes of these interfaces.
     ///
     /// # Errors
-    /// When /proc is not there or not as documented in proc(5).
-    pub fn read() -> Result<Self, KernelError> {
+    /// When /proc is not there or not as documented in proc(5), or the kernel does not tell its addresses.
+    pub fn read<'a>(interfaces: impl IntoIterator<Item = &'a String>) -> Result<Self, KernelError> {
         let range_path = Path::new("/proc/sys/net/ipv4/ip_local_port_range");
         let range = read(range_path)?;
         let local_ports = parse_pair(range.split_whitespace())
@@ -61,7 +74,14 @@ impl Kernel {
         let reserved = read(reserved_path)?;
         let reserved_ports = parse_list(reserved.trim())
             .ok_or_else(|| KernelError::Parse { path: reserved_path.to_owned(), text: reserved.trim().to_owned() })?;
-        Ok(Self { local_ports, reserved_ports, ipv6: Ipv6::read() })
+        let index = |name: &String| Some((name.clone(), socket::interface_index(name)?));
+        let interfaces = interfaces.into_iter().filter_map(index).collect();
+        Ok(Self { local_ports, reserved_ports, ipv6: Ipv6::read(), addresses: addresses::all()?, interfaces })
+    }
+
+    /// The index of an interface that was asked for, if it exists.
+    pub fn interface(&self, name: &str) -> Option<u32> {
+        self.interfaces.get(name).copied()
     }
 
     /// Whether the kernel may give this port to a connection that the pod opens.
@@ -112,7 +132,8 @@ mod tests {
 
     #[test]
     fn a_reserved_port_is_not_ephemeral() {
-        let kernel = Kernel { local_ports: 1024..=65535, reserved_ports: vec![15000..=15053], ipv6: Ipv6::On };
+        let (local_ports, reserved_ports, ipv6) = (1024..=65535, vec![15000..=15053], Ipv6::On);
+        let kernel = Kernel { local_ports, reserved_ports, ipv6, addresses: vec![], interfaces: BTreeMap::new() };
         assert!(kernel.is_ephemeral(8080));
         assert!(!kernel.is_ephemeral(15001));
         assert!(!kernel.is_ephemeral(80));

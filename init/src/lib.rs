@@ -8,7 +8,9 @@
 
 pub mod apply;
 pub mod capture;
+pub mod cgroup;
 pub mod config;
+pub mod ebpf;
 pub mod kernel;
 pub mod netlink;
 pub mod plan;

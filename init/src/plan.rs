@@ -9,6 +9,7 @@ mod text;
 
 use crate::{
     config::{Config, Mode},
+    ebpf::{self, Place, Programs},
     kernel::{Ipv6, Kernel},
     tproxy,
 };
@@ -25,6 +26,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// The steps, for both address families, whether or not this kernel has IPv6 switched on.
     pub steps: Vec<Step>,
+    /// Where eBPF programs of this pod belong, or those of an earlier plan are.
+    pub place: Place,
     ipv6: Ipv6,
 }
 
@@ -37,15 +40,19 @@ pub enum Step {
     Rule(Family),
     /// The table, in one transaction.
     Table(Table),
+    /// The eBPF programs.
+    Programs(Box<Programs>),
 }
 
-/// How the rules tell the reply of an application from a connection that it opens.
+/// How a plan captures. Rules must tell the reply of an application from a connection that it opens; programs see only the latter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flavour {
     /// By ports alone. Nothing enters conntrack.
     Stateless,
     /// By conntrack, because the configuration cannot be told apart by ports.
     Conntrack(Vec<Reason>),
+    /// There are no rules: programs at connect(2) and at the look-up of sockets.
+    Programs,
 }
 
 /// What needs conntrack.
@@ -64,15 +71,28 @@ pub enum Reason {
 }
 
 impl Plan {
-    /// The plan for this configuration on this kernel.
-    pub fn new(config: &Config, kernel: &Kernel) -> Self {
+    /// The plan for this configuration on this kernel, for the pod at this place.
+    pub fn new(config: &Config, kernel: &Kernel, place: Place) -> Self {
         let flavour = Flavour::new(config, kernel);
-        let mut steps: Vec<_> =
-            Family::BOTH.into_iter().flat_map(|family| [Step::Route(family), Step::Rule(family)]).collect();
+        let programs = ebpf::programs(config, kernel, place.clone());
+        // The guard comes before what it guards.
+        let mut steps: Vec<_> = programs.map(|programs| Step::Programs(Box::new(programs))).into_iter().collect();
         match config.mode {
-            Mode::Tproxy => steps.push(Step::Table(tproxy::table(config, &flavour))),
+            Mode::Tproxy => {
+                steps.extend(Family::BOTH.into_iter().flat_map(|family| [Step::Route(family), Step::Rule(family)]));
+                steps.push(Step::Table(tproxy::table(config, &flavour)));
+            }
+            Mode::Ebpf => {}
         }
-        Self { flavour, notes: notes(kernel), steps, ipv6: kernel.ipv6.clone() }
+        Self { flavour, notes: notes(config, kernel), steps, place, ipv6: kernel.ipv6.clone() }
+    }
+
+    /// Its eBPF programs, if it has any.
+    pub fn programs(&self) -> Option<&Programs> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Programs(programs) => Some(&**programs),
+            _ => None,
+        })
     }
 
     /// Why a step is left out on this kernel, if it is.
@@ -91,6 +111,9 @@ impl Plan {
 
 impl Flavour {
     fn new(config: &Config, kernel: &Kernel) -> Self {
+        if config.mode == Mode::Ebpf {
+            return Self::Programs;
+        }
         let mut reasons = Vec::new();
         let mut needs = |it_does: bool, reason| {
             if it_does {
@@ -113,9 +136,14 @@ impl Flavour {
     }
 }
 
-fn notes(kernel: &Kernel) -> Vec<String> {
+fn notes(config: &Config, kernel: &Kernel) -> Vec<String> {
     let mut notes = Vec::new();
-    if let Ipv6::Off(why) = &kernel.ipv6 {
+    if config.mode == Mode::Ebpf {
+        let missing = config.inbound.interfaces.iter().filter(|name| kernel.interface(name).is_none());
+        notes.extend(missing.map(|name| {
+            format!("interface {name} does not exist, so nothing is excluded by it; run `heddle-init apply` again when it does")
+        }));
+    } else if let Ipv6::Off(why) = &kernel.ipv6 {
         notes.push(format!(
             "{why}: IPv6 gets no route and no policy rule; captured IPv6 packets would be dropped, never sent uncaptured"
         ));
@@ -134,6 +162,7 @@ fn notes(kernel: &Kernel) -> Vec<String> {
 impl fmt::Display for Flavour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Programs => f.write_str("mode ebpf: programs at connect(2) and at the look-up of sockets, no rule of nftables"),
             Self::Stateless => f.write_str("mode tproxy, stateless: nothing enters conntrack"),
             Self::Conntrack(reasons) => {
                 f.write_str("mode tproxy, with conntrack, because ")?;

@@ -1,9 +1,12 @@
-//! The edge to the kernel: a netlink socket. The only `unsafe` of this crate.
+//! The edge to the kernel: netlink sockets, and what has no safe call. With [`crate::ebpf`]'s links the only `unsafe` of this crate.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
+    ffi::CString,
     io::{self, Read},
-    os::fd::AsRawFd,
+    mem::MaybeUninit,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
+    path::Path,
     time::Duration,
 };
 
@@ -57,6 +60,30 @@ impl NetlinkSocket {
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// The index of an interface of this thread's network namespace (if_nametoindex(3)), if there is one of this name.
+pub fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the string is closed by a zero and lives until the call returns.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+/// The kind of file system that holds `path` (statfs(2), f_type).
+///
+/// # Errors
+/// When there is no such file.
+pub fn file_system(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut found = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the string is closed by a zero, the buffer is one `statfs`, and both live until the call returns.
+    if unsafe { libc::statfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled it.
+    let kind = unsafe { found.assume_init() }.f_type;
+    u64::try_from(kind).map_err(io::Error::other)
 }
 
 /// Longest wait for the kernel's answer; it works while we wait, so this ends only a misunderstanding.

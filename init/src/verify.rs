@@ -7,11 +7,12 @@ pub mod probe;
 mod sockets;
 
 use crate::{
+    apply::StepError,
+    ebpf,
     netlink::{
         batch::{NF_ACCEPT, PRIORITY_MANGLE, hook_and_type},
         elements::{declaration, elements},
         expression::{Expression, expressions},
-        message::NetlinkError,
         readback::{self, FoundBase, FoundChain, FoundRule, FoundTable},
         routing,
     },
@@ -26,7 +27,7 @@ use heddle_init_abi::{ROUTING_TABLE, TABLE};
 ///
 /// # Errors
 /// When the kernel does not tell what it has.
-pub fn differences(plan: &Plan) -> Result<Vec<String>, NetlinkError> {
+pub fn differences(plan: &Plan) -> Result<Vec<String>, StepError> {
     let mut differences = Vec::new();
     for step in plan.steps_here() {
         match step {
@@ -50,6 +51,7 @@ pub fn differences(plan: &Plan) -> Result<Vec<String>, NetlinkError> {
                 Some(found) => table(planned, &found, &mut differences),
                 None => differences.push(format!("table inet {TABLE} is missing")),
             },
+            Step::Programs(programs) => differences.extend(ebpf::readback::differences(programs)?),
         }
     }
     Ok(differences)

@@ -18,7 +18,10 @@ fn plan_on(options: &[&str], local_ports: RangeInclusive<u16>, ipv6: Ipv6) -> Pl
     }
     let options = Options::try_parse_from([&["test"], options].concat()).expect("the options exist");
     let config = Config::new(&options.args).expect("the options are correct");
-    let plan = Plan::new(&config, &Kernel { local_ports, reserved_ports: vec![], ipv6 });
+    let (addresses, interfaces) = (vec![], std::collections::BTreeMap::new());
+    let kernel = Kernel { local_ports, reserved_ports: vec![], ipv6, addresses, interfaces };
+    let nowhere = Place { cgroup: Err("a test".to_owned()), pins: Err("a test".to_owned()) };
+    let plan = Plan::new(&config, &kernel, nowhere);
     assert_consistent(table(&plan));
     plan
 }

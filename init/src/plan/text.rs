@@ -16,8 +16,10 @@ impl Display for Plan {
                 Some(why) => writeln!(f, "#   left out: {why}")?,
                 None => writeln!(f, "#   undo: {}", Undo(step))?,
             }
-            if let Step::Table(table) = step {
-                write!(f, "{table}")?;
+            match step {
+                Step::Table(table) => write!(f, "{table}")?,
+                Step::Programs(programs) => write!(f, "{programs}")?,
+                Step::Route(_) | Step::Rule(_) => {}
             }
         }
         Ok(())
@@ -30,6 +32,7 @@ impl Display for Step {
             Self::Route(family) => write!(f, "{} add {}", Ip(*family, "route"), RouteText(*family)),
             Self::Rule(family) => write!(f, "{} add {}", Ip(*family, "rule"), RuleText),
             Self::Table(_) => write!(f, "nft add table inet {TABLE}, with all that is in it, in one transaction"),
+            Self::Programs(programs) => write!(f, "load, attach and pin {} eBPF programs", programs.hooks.len()),
         }
     }
 }
@@ -43,6 +46,7 @@ impl Display for Undo<'_> {
             Step::Route(family) => write!(f, "{} del {}", Ip(*family, "route"), RouteText(*family)),
             Step::Rule(family) => write!(f, "{} del {}", Ip(*family, "rule"), RuleText),
             Step::Table(_) => write!(f, "nft delete table inet {TABLE}"),
+            Step::Programs(_) => f.write_str("remove the pins, and with them the programs"),
         }
     }
 }

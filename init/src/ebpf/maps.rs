@@ -1,0 +1,117 @@
+//! What the maps hold that `heddle-init` fills: written before a program is attached, and read back.
+
+use super::{Network, Programs, attach::EbpfError};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+};
+use heddle_init_abi::ebpf::VERSION;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    net::Ipv6Addr,
+    path::Path,
+};
+
+/// Fills the maps of a loaded object with what is planned. What was in there and is not planned goes last, so that an exclusion
+/// that stays is never missing.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn fill(ebpf: &mut Ebpf, planned: &Programs) -> Result<(), EbpfError> {
+    for (name, networks) in [("out_networks", &planned.out_networks), ("in_networks", &planned.in_networks)] {
+        let mut map = LpmTrie::try_from(find(ebpf, name)?).map_err(|source| broken(name, source))?;
+        fill_networks(&mut map, networks).map_err(|source| broken(name, source))?;
+    }
+    for (name, keys) in numbers(planned) {
+        let mut map = HashMap::try_from(find(ebpf, name)?).map_err(|source| broken(name, source))?;
+        fill_numbers(&mut map, keys).map_err(|source| broken(name, source))?;
+    }
+    let mut settings = Array::<_, [u32; 2]>::try_from(find(ebpf, SETTINGS)?).map_err(|source| broken(SETTINGS, source))?;
+    settings.set(0, [VERSION, planned.flags], 0).map_err(|source| broken(SETTINGS, source))
+}
+
+/// How the pinned maps differ from the plan.
+pub(super) fn differences(pins: &Path, planned: &Programs) -> Vec<String> {
+    let mut differences = Vec::new();
+    match read::<Array<MapData, [u32; 2]>>(pins, SETTINGS).and_then(|map| map.get(&0, 0)) {
+        Ok(found) if found == [VERSION, planned.flags] => {}
+        Ok([version, flags]) => differences.push(format!(
+            "map {SETTINGS} has flags {flags:#x} of version {version}, not {:#x} of {VERSION}",
+            planned.flags
+        )),
+        Err(error) => differences.push(format!("map {SETTINGS} cannot be read: {error}")),
+    }
+    for (name, networks) in [("out_networks", &planned.out_networks), ("in_networks", &planned.in_networks)] {
+        let found = read::<LpmTrie<MapData, [u8; 16], u32>>(pins, name).and_then(|map| {
+            map.iter().map(|entry| entry.map(|(key, value)| (network(&key), value))).collect::<Result<BTreeMap<_, _>, _>>()
+        });
+        differences.extend(difference(name, found, networks));
+    }
+    for (name, keys) in numbers(planned) {
+        let found = read::<HashMap<MapData, u32, u32>>(pins, name)
+            .and_then(|map| map.keys().collect::<Result<BTreeSet<_>, _>>());
+        differences.extend(difference(name, found, keys));
+    }
+    differences
+}
+
+/// The version of the pinned maps; none when there are none.
+pub(super) fn version(pins: &Path) -> Option<u32> {
+    read::<Array<MapData, [u32; 2]>>(pins, SETTINGS).and_then(|map| map.get(&0, 0)).ok().map(|[version, _]| version)
+}
+
+fn numbers(planned: &Programs) -> [(&'static str, &BTreeSet<u32>); 3] {
+    [("out_ports", &planned.out_ports), ("in_ports", &planned.in_ports), ("in_interfaces", &planned.in_interfaces)]
+}
+
+fn fill_networks(
+    map: &mut LpmTrie<&mut MapData, [u8; 16], u32>,
+    planned: &BTreeMap<Network, u32>,
+) -> Result<(), MapError> {
+    for (network, meaning) in planned {
+        map.insert(&Key::new(network.prefix_bits, network.address.octets()), meaning, 0)?;
+    }
+    let keys: Vec<_> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys.iter().filter(|key| !planned.contains_key(&network(key))) {
+        map.remove(key)?;
+    }
+    Ok(())
+}
+
+fn fill_numbers(map: &mut HashMap<&mut MapData, u32, u32>, planned: &BTreeSet<u32>) -> Result<(), MapError> {
+    for key in planned {
+        map.insert(key, 1, 0)?;
+    }
+    let keys: Vec<_> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys.iter().filter(|key| !planned.contains(key)) {
+        map.remove(key)?;
+    }
+    Ok(())
+}
+
+fn network(key: &Key<[u8; 16]>) -> Network {
+    Network { address: Ipv6Addr::from(key.data()), prefix_bits: key.prefix_len() }
+}
+
+fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map, EbpfError> {
+    ebpf.map_mut(name).ok_or_else(|| EbpfError::Object(name.to_owned()))
+}
+
+fn read<T: TryFrom<Map, Error = MapError>>(pins: &Path, name: &str) -> Result<T, MapError> {
+    T::try_from(Map::from_map_data(MapData::from_pin(pins.join(name))?)?)
+}
+
+fn difference<T: PartialEq>(name: &str, found: Result<T, impl Display>, planned: &T) -> Option<String> {
+    match found {
+        Ok(found) if found == *planned => None,
+        Ok(_) => Some(format!("map {name} has not the planned entries")),
+        Err(error) => Some(format!("map {name} cannot be read: {error}")),
+    }
+}
+
+fn broken(name: &str, source: MapError) -> EbpfError {
+    EbpfError::Map { name: name.to_owned(), source }
+}
+
+const SETTINGS: &str = "settings";
