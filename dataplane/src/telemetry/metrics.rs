@@ -3,15 +3,19 @@
 //! Invariant: every label value comes from a closed list, so the number of series is fixed at start. The handles that the
 //! data path uses are made then, too; counting is one relaxed atomic addition, without a look-up and without a lock.
 
+mod guard;
 mod histogram;
 mod process;
 mod tcp;
+
+pub use guard::GuardReading;
 
 use super::{
     Direction,
     tcp::{TcpSample, TcpSide},
 };
 use crate::error::Flag;
+use guard::Guard;
 use process::Process;
 use prometheus_client::{
     collector::Collector,
@@ -46,6 +50,7 @@ pub struct Metrics {
     renewals_ok: Counter,
     renewals_failed: Counter,
     controller: Arc<Controller>,
+    guard: Guard,
 }
 
 /// The handles of one direction.
@@ -105,6 +110,8 @@ impl Metrics {
         let controller = Arc::new(Controller::new());
         registry.register_collector(Box::new(controller.clone()));
         registry.register_collector(Box::new(Process::new()));
+        let guard = Guard::default();
+        registry.register_collector(Box::new(guard.clone()));
         Arc::new(Self {
             directions: Direction::ALL.map(|direction| PerDirection::new(direction, &connections, &carriers, &tcp)),
             accept_overloaded: accept.get_or_create_owned(&[("kind", "overloaded")]),
@@ -128,6 +135,7 @@ impl Metrics {
             renewals_ok: renewals.get_or_create_owned(&[("result", "ok")]),
             renewals_failed: renewals.get_or_create_owned(&[("result", "failed")]),
             controller,
+            guard,
             registry,
         })
     }
@@ -218,6 +226,12 @@ impl Metrics {
         if state.connected != connected {
             *state = ControllerState { connected, since: Instant::now() };
         }
+    }
+
+    /// From now on `read` is asked at each scrape what the eBPF programs count; it gives `None` while there are none. It must
+    /// not block. The first call decides.
+    pub fn watch_guard(&self, read: impl Fn() -> Option<GuardReading> + Send + Sync + 'static) {
+        self.guard.watch(read);
     }
 
     /// The configuration in use is of this revision.
