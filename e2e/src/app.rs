@@ -17,6 +17,9 @@ pub enum App {
     Redis,
     /// PostgreSQL on port 5432, with user and database `postgres` and no password.
     Postgres,
+    /// A server of Go's net/http on port 8080, which listens with MPTCP: `/` answers the client's address and port as Go
+    /// sees it.
+    Go,
 }
 
 impl App {
@@ -26,6 +29,7 @@ impl App {
             Self::Nginx => "nginx",
             Self::Redis => "redis",
             Self::Postgres => "postgres",
+            Self::Go => "go",
         }
     }
 
@@ -35,6 +39,7 @@ impl App {
             Self::Nginx => &[80],
             Self::Redis => &[6379],
             Self::Postgres => &[5432],
+            Self::Go => &[8080],
         }
     }
 
@@ -74,6 +79,10 @@ impl App {
                 let settings = ["listen_addresses=*", "fsync=off", "dynamic_shared_memory_type=mmap", &sockets];
                 postgres.args(["-D", &data]).args(settings.iter().flat_map(|setting| ["-c", setting])).spawn(&log)
             }
+            Self::Go => {
+                let seen = pod.visible("peer")?;
+                pod.launch(seen.clone(), rights).mount(program::go("peer")?, seen).spawn(&log)
+            }
         }
     }
 
@@ -91,6 +100,7 @@ impl App {
             Self::Nginx => "www-data",
             Self::Redis => "redis",
             Self::Postgres => "postgres",
+            Self::Go => "nobody",
         }
     }
 }

@@ -131,28 +131,36 @@ impl Namespace {
         self.on_thread(None, work)
     }
 
-    /// As [`Namespace::run`], in the cgroup of `container` and without any capability: as an application.
+    /// As [`Namespace::run`], in the cgroup of `container`, as this uid and gid, and without any capability: as an
+    /// application.
     ///
     /// # Errors
     /// When the namespace or the cgroup cannot be entered.
     ///
     /// # Panics
     /// When `work` does.
-    pub fn run_unprivileged<T: Send>(&self, container: &Container, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.on_thread(Some(container), work)
+    pub fn run_unprivileged<T: Send>(
+        &self,
+        container: &Container,
+        uid: u32,
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T> {
+        self.on_thread(Some((container, uid)), work)
     }
 
-    fn on_thread<T: Send>(&self, container: Option<&Container>, work: impl FnOnce() -> T + Send) -> Result<T> {
+    fn on_thread<T: Send>(&self, application: Option<(&Container, u32)>, work: impl FnOnce() -> T + Send) -> Result<T> {
         let file = File::open(self.path()).with_context(|| format!("namespace {}", self.name))?;
         let thread = || -> io::Result<T> {
             // Before the rest, because both need rights.
-            container.map_or(Ok(()), Container::enter)?;
+            if let Some((container, _)) = application {
+                container.enter()?;
+            }
             // SAFETY: the descriptor is open for the whole call; only this thread moves.
             if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
                 return Err(io::Error::last_os_error());
             }
-            if container.is_some() {
-                drop_capabilities()?;
+            if let Some((_, uid)) = application {
+                drop_rights(uid)?;
             }
             Ok(work())
         };
@@ -243,8 +251,15 @@ fn processes(name: &str) -> Vec<i32> {
     .collect()
 }
 
-/// Gives up every capability of the calling thread (capset(2), version 3: two 32-bit words a set).
-fn drop_capabilities() -> io::Result<()> {
+/// Makes the calling thread one of this user and group without any capability (capset(2), version 3: two 32-bit words a
+/// set). By system call, because the C library would do it to all threads (nptl(7)).
+fn drop_rights(uid: u32) -> io::Result<()> {
+    for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+        // SAFETY: the call takes numbers only, and changes nothing but the calling thread's credentials.
+        if unsafe { libc::syscall(call, uid, uid, uid) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
     let header = [0x2008_0522_u32, 0];
     let sets = [0_u32; 6];
     // SAFETY: both arrays have the size that version 3 reads, and outlive the call; pid 0 is the calling thread.

@@ -219,20 +219,20 @@ impl Pod {
         Ok(Reply::of(self.exec_as(rights, &command)?))
     }
 
-    /// Runs `work` on a thread in the pod, in the container of its applications and without any capability.
+    /// Runs `work` on a thread in the pod, in the container of its applications, as uid 0 without any capability.
     ///
     /// # Errors
     /// When the namespace or the cgroup cannot be entered.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.run_in(&self.state.cgroup.container(cgroup::APP), work)
+        self.run_as(&self.state.cgroup.container(cgroup::APP), 0, work)
     }
 
-    /// As [`Pod::run`], in this container.
+    /// As [`Pod::run`], in this container and as this uid and gid.
     ///
     /// # Errors
     /// As [`Pod::run`].
-    pub fn run_in<T: Send>(&self, container: &Container, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.state.netns.run_unprivileged(container, work)
+    pub fn run_as<T: Send>(&self, container: &Container, uid: u32, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.state.netns.run_unprivileged(container, uid, work)
     }
 
     /// Connects from within the pod, as an application.
@@ -278,6 +278,11 @@ impl Pod {
     pub fn launch(&self, program: PathBuf, rights: Rights) -> Launch<'_> {
         let launch = self.shared.launch(&self.state.netns, program, rights);
         launch.container(&self.state.cgroup.container(cgroup::APP)).hide(self.state.proxy_folder())
+    }
+
+    /// Where every user may see a binary of this name, once it is mounted there.
+    pub(crate) fn visible(&self, binary: &str) -> Result<PathBuf> {
+        self.shared.visible(binary)
     }
 
     /// Where a program of this pod logs to, without an extension.

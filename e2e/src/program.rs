@@ -4,6 +4,8 @@ use anyhow::{Context, Result, bail};
 use std::{
     env,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 /// A binary of the product: from `HEDDLE_BIN_DIR`, else from the target folder that this program was built into.
@@ -41,6 +43,49 @@ pub fn system(name: &str) -> Result<PathBuf> {
         None => bail!("`{name}` is not installed; `cargo xtask demo` and `cargo xtask ci` install what the pods need"),
     }
 }
+
+/// A program of ours in Go, `e2e/programs/go/<name>`, compiled when it is first asked for.
+///
+/// # Errors
+/// Without Go 1.24 or newer, or when it does not compile.
+pub fn go(name: &str) -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = target().join("e2e-programs");
+    let (source, binary) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/go").join(name), folder.join(name));
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    // Another run may do the same at this moment, so it is put in place whole.
+    let fresh = folder.join(format!("{name}.{}", std::process::id()));
+    let mut build = Command::new(go_command()?);
+    build.arg("build").arg("-o").arg(&fresh).arg(".").current_dir(&source).stdin(Stdio::null());
+    build.env("GOFLAGS", "-mod=mod").env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0").env("GOWORK", "off");
+    build.env("GOCACHE", folder.join("cache"));
+    let output = build.output().context("starting go")?;
+    if !output.status.success() {
+        bail!("`go build` of {}: {}", source.display(), String::from_utf8_lossy(&output.stderr));
+    }
+    std::fs::rename(&fresh, &binary).with_context(|| binary.display().to_string())?;
+    Ok(binary)
+}
+
+/// Go: what `HEDDLE_GO` names, else the one in `PATH`.
+fn go_command() -> Result<PathBuf> {
+    let go = env::var_os("HEDDLE_GO").map_or_else(|| system("go"), |go| Ok(PathBuf::from(go)))?;
+    let output = Command::new(&go).args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").output();
+    let output = output.with_context(|| go.display().to_string())?;
+    let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let minor = version.strip_prefix("go1.").and_then(|rest| rest.split(['.', 'r', 'b']).next()?.parse::<u32>().ok());
+    if minor.is_none_or(|minor| minor < GO_MINOR_MIN) {
+        bail!(
+            "{} is `{version}`, older than Go 1.{GO_MINOR_MIN}; `cargo xtask ci` fetches one that is not, and HEDDLE_GO names another",
+            go.display()
+        );
+    }
+    Ok(go)
+}
+
+/// Since then net/http listens with MPTCP by default (Go 1.24 release notes, `net`).
+const GO_MINOR_MIN: u32 = 24;
 
 /// The folders that programs are looked up in, here and in the pods.
 pub fn search_path() -> Vec<PathBuf> {

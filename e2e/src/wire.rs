@@ -13,7 +13,7 @@ use crate::{
     program, wait,
 };
 use anyhow::{Context, Result, ensure};
-use pcap::Segment;
+use pcap::{Packet, Segment};
 use std::{
     collections::BTreeMap,
     fs,
@@ -38,7 +38,7 @@ impl<'a> Capture<'a> {
     /// # Errors
     /// When tcpdump does not listen within the usual patience.
     pub fn start(node: &'a Namespace, port: &str, pod: IpAddr, file: PathBuf) -> Result<Self> {
-        let filter = format!("udp port {MARK_PORT} or (tcp and not host {NODE_V4} and not host {NODE_V6})");
+        let filter = format!("udp port {MARK_PORT} or ((tcp or udp) and not host {NODE_V4} and not host {NODE_V6})");
         let mut tcpdump = Launch::new(node, program::system("tcpdump")?, Rights::Harness)
             // A big buffer: bulk transfers come faster than a debug build's neighbours leave time to write.
             .args(["--immediate-mode", "-U", "-n", "-s", "0", "-B", "65536", "-Z", "root", "-i", port, "-w"])
@@ -73,30 +73,41 @@ impl<'a> Capture<'a> {
             said.lines().find(|line| line.contains("dropped by kernel")).unwrap_or("0 packets dropped by kernel");
         ensure!(lost.starts_with("0 "), "the capture is not complete: {lost}");
         let bytes = fs::read(&self.file).with_context(|| self.file.display().to_string())?;
-        Traffic::of(pcap::segments(&bytes).with_context(|| self.file.display().to_string())?)
+        Traffic::of(pcap::packets(&bytes).with_context(|| self.file.display().to_string())?)
     }
 }
 
-/// What was captured: each direction of each TCP connection, put together.
+/// What was captured: each direction of each TCP connection, put together, and the datagrams of UDP.
 #[derive(Debug)]
 pub struct Traffic {
     streams: BTreeMap<(SocketAddr, SocketAddr), Stream>,
     /// Who dialled whom (SYN without ACK).
     pub dials: Vec<(SocketAddr, SocketAddr)>,
+    /// What each datagram of UDP carried, from whom to whom.
+    pub datagrams: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
 }
 
 impl Traffic {
-    fn of(segments: Vec<Segment<'_>>) -> Result<Self> {
+    fn of(packets: Vec<Packet<'_>>) -> Result<Self> {
         let mut pieces: BTreeMap<(SocketAddr, SocketAddr), Vec<Segment<'_>>> = BTreeMap::new();
-        let mut dials = Vec::new();
-        for segment in segments {
+        let (mut dials, mut datagrams) = (Vec::new(), Vec::new());
+        for packet in packets {
+            let segment = match packet {
+                Packet::Tcp(segment) => segment,
+                Packet::Udp(datagram) => {
+                    if datagram.destination.port() != MARK_PORT {
+                        datagrams.push((datagram.source, datagram.destination, datagram.payload.to_vec()));
+                    }
+                    continue;
+                }
+            };
             if segment.is_dial() {
                 dials.push((segment.source, segment.destination));
             }
             pieces.entry((segment.source, segment.destination)).or_default().push(segment);
         }
         let streams = pieces.into_iter().map(|(ends, segments)| (ends, Stream::of(&segments))).collect();
-        Ok(Self { streams, dials })
+        Ok(Self { streams, dials, datagrams })
     }
 
     /// Bytes of TCP payload.
@@ -114,9 +125,12 @@ impl Traffic {
         self.sum(|stream| stream.tls.outside_bytes)
     }
 
-    /// How often `marker` can be read, in TLS records or outside of them, across segments.
+    /// How often `marker` can be read, in TLS records or outside of them, across segments, and in datagrams.
     pub fn occurrences(&self, marker: &str) -> usize {
-        self.sum(|stream| stream.occurrences(marker.as_bytes()))
+        let marker = marker.as_bytes();
+        let in_datagram = |payload: &[u8]| payload.windows(marker.len()).filter(|window| *window == marker).count();
+        let in_datagrams: usize = self.datagrams.iter().map(|(_, _, payload)| in_datagram(payload)).sum();
+        self.sum(|stream| stream.occurrences(marker)) + in_datagrams
     }
 
     /// Checks that a listener learned nothing: no byte outside of TLS, `marker` nowhere, and that there was something to

@@ -83,7 +83,9 @@ impl Step {
 
 /// In the order of the run: what is quick to fail comes first.
 const STEPS: &[Step] = &[
-    step("system", "programs that the checks need", |_| passed(system::install(&[system::BUILD, system::PODS]))),
+    step("system", "programs that the checks need", |_| {
+        passed(system::install(&[system::BUILD, system::PODS]).and_then(|()| system::go().map(drop)))
+    }),
     step("fmt", "cargo fmt", |_| passed(process::run(&mut process::cargo(["fmt", "--all", "--check"])))),
     step("tidy", "the rules of the source tree", |_| passed(tidy::run())),
     step("advisories", "known vulnerabilities", |options| {

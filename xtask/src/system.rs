@@ -2,6 +2,10 @@
 //!
 //! Debian's packages, by apt-get, as root or with sudo. Elsewhere the missing programs are named and the job stops.
 
+mod go;
+
+pub(crate) use go::go;
+
 use crate::process;
 use anyhow::{Result, bail};
 use std::{
@@ -63,13 +67,20 @@ impl Need {
 /// Debian's own Python, whose packages apt-get brings; another one may be first in `PATH`.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
-/// To compile: aws-lc-sys builds its pregenerated C and assembly with the C compiler alone, no cmake, Go or Perl.
-pub(crate) const BUILD: &[Need] = &[Need::program("cc", "gcc"), Need::file("/usr/include/stdio.h", "libc6-dev")];
+/// To compile: aws-lc-sys builds its pregenerated C and assembly with the C compiler alone, no cmake, Go or Perl; clang is for
+/// the eBPF programs of `heddle-init`, which use the headers linux/bpf.h and those it includes, of linux-libc-dev.
+pub(crate) const BUILD: &[Need] = &[
+    Need::program("cc", "gcc"),
+    Need::file("/usr/include/stdio.h", "libc6-dev"),
+    Need::program("clang", "clang"),
+    Need::file("/usr/include/linux/bpf.h", "linux-libc-dev"),
+];
 
 /// To run pods as network namespaces, with real applications in them, and to look at their wire.
 pub(crate) const PODS: &[Need] = &[
     Need::program("ip", "iproute2"),
     Need::program("nft", "nftables"),
+    Need::program("bpftool", "bpftool"),
     Need::program("tcpdump", "tcpdump"),
     Need::program("conntrack", "conntrack"),
     Need::program("nginx", "nginx-light"),

@@ -195,7 +195,7 @@ impl<'a> Controller<'a> {
 
     /// The binary may lie where an unprivileged user must not look, so it is mounted to where one may.
     fn launch(self) -> Result<crate::process::Launch<'a>> {
-        let seen = self.shared.product("heddle-controller")?;
+        let seen = self.shared.visible("heddle-controller")?;
         let launch = self.shared.launch(&self.shared.node, &seen, Rights::User(UID, UID));
         Ok(launch.mount(program::product("heddle-controller")?, &seen))
     }

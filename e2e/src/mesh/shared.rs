@@ -114,8 +114,8 @@ impl Shared {
         Ok(bpffs.insert(made).path().to_owned())
     }
 
-    /// An empty file where every user may look, for a binary of the product to be mounted on.
-    pub(crate) fn product(&self, name: &str) -> Result<PathBuf> {
+    /// An empty file where every user may look, for a binary to be mounted on.
+    pub(crate) fn visible(&self, name: &str) -> Result<PathBuf> {
         let seen = self.folder.join("bin").join(name);
         if !seen.exists() {
             fs::write(&seen, "").with_context(|| seen.display().to_string())?;

@@ -108,7 +108,7 @@ impl<'a> Proxy<'a> {
     /// The binary may lie where an unprivileged user must not look, so it is mounted to where one may.
     fn launch(self) -> Result<Launch<'a>> {
         let Pod { shared, state } = self.pod;
-        let seen = shared.product("heddle-proxy")?;
+        let seen = shared.visible("heddle-proxy")?;
         let container = lock(&state.proxy_container).clone();
         let launch = shared.launch(&state.netns, &seen, shared.mode.proxy_rights());
         Ok(launch.mount(program::product("heddle-proxy")?, seen).container(&container))

@@ -1,4 +1,4 @@
-//! Reads a capture file: Ethernet, IPv4 and IPv6, TCP. Nothing else is looked at.
+//! Reads a capture file: Ethernet, IPv4 and IPv6, TCP and UDP. Nothing else is looked at.
 
 use anyhow::{Result, bail, ensure};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -30,12 +30,31 @@ impl Segment<'_> {
     }
 }
 
-/// The TCP segments of a file in libpcap's format, in the order of capture. A packet that tcpdump had not finished writing
-/// is left out.
+/// One UDP datagram.
+#[derive(Debug, Clone, Copy)]
+pub struct Datagram<'a> {
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// To whom.
+    pub destination: SocketAddr,
+    /// What it carries.
+    pub payload: &'a [u8],
+}
+
+/// One packet.
+#[derive(Debug, Clone, Copy)]
+pub enum Packet<'a> {
+    /// Of TCP.
+    Tcp(Segment<'a>),
+    /// Of UDP.
+    Udp(Datagram<'a>),
+}
+
+/// The packets of a file in libpcap's format, in the order of capture. One that tcpdump had not finished writing is left out.
 ///
 /// # Errors
 /// When it is no such file, or packets were cut short when captured.
-pub fn segments(file: &[u8]) -> Result<Vec<Segment<'_>>> {
+pub fn packets(file: &[u8]) -> Result<Vec<Packet<'_>>> {
     ensure!(file.len() >= FILE_HEADER_BYTES && u32_le(file, 0) == MAGIC, "this is no pcap file of this machine");
     ensure!(u32_le(file, 20) == LINKTYPE_ETHERNET, "the capture is not of Ethernet");
     let mut found = Vec::new();
@@ -47,13 +66,13 @@ pub fn segments(file: &[u8]) -> Result<Vec<Segment<'_>>> {
         if kept < sent {
             bail!("a packet of {sent} bytes was captured with {kept}");
         }
-        found.extend(segment(frame));
+        found.extend(packet(frame));
         at += kept;
     }
     Ok(found)
 }
 
-fn segment(frame: &[u8]) -> Option<Segment<'_>> {
+fn packet(frame: &[u8]) -> Option<Packet<'_>> {
     let packet = frame.get(14..)?;
     match u16_be(frame, 12)? {
         0x0800 => ipv4(packet),
@@ -63,26 +82,41 @@ fn segment(frame: &[u8]) -> Option<Segment<'_>> {
 }
 
 /// RFC 791, section 3.1. Pods send no fragments: path MTU discovery is on.
-fn ipv4(packet: &[u8]) -> Option<Segment<'_>> {
+fn ipv4(packet: &[u8]) -> Option<Packet<'_>> {
     let header = usize::from(packet.first()? & 0x0f) * 4;
-    (*packet.get(9)? == TCP).then_some(())?;
     let address = |at: usize| -> Option<IpAddr> {
         let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
         Some(Ipv4Addr::from(octets).into())
     };
     let total = usize::from(u16_be(packet, 2)?);
-    tcp((address(12)?, address(16)?), packet.get(header..total)?)
+    transport(*packet.get(9)?, (address(12)?, address(16)?), packet.get(header..total)?)
 }
 
-/// RFC 8200, section 3. Extension headers do not occur before TCP here.
-fn ipv6(packet: &[u8]) -> Option<Segment<'_>> {
-    (*packet.get(6)? == TCP).then_some(())?;
+/// RFC 8200, section 3. Extension headers do not occur before TCP or UDP here.
+fn ipv6(packet: &[u8]) -> Option<Packet<'_>> {
     let address = |at: usize| -> Option<IpAddr> {
         let octets: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
         Some(Ipv6Addr::from(octets).into())
     };
     let length = usize::from(u16_be(packet, 4)?);
-    tcp((address(8)?, address(24)?), packet.get(40..40 + length)?)
+    transport(*packet.get(6)?, (address(8)?, address(24)?), packet.get(40..40 + length)?)
+}
+
+fn transport(protocol: u8, ends: (IpAddr, IpAddr), bytes: &[u8]) -> Option<Packet<'_>> {
+    match protocol {
+        TCP => tcp(ends, bytes).map(Packet::Tcp),
+        UDP => udp(ends, bytes).map(Packet::Udp),
+        _ => None,
+    }
+}
+
+/// RFC 768.
+fn udp((source, destination): (IpAddr, IpAddr), datagram: &[u8]) -> Option<Datagram<'_>> {
+    Some(Datagram {
+        source: SocketAddr::new(source, u16_be(datagram, 0)?),
+        destination: SocketAddr::new(destination, u16_be(datagram, 2)?),
+        payload: datagram.get(8..)?,
+    })
 }
 
 fn tcp((source, destination): (IpAddr, IpAddr), segment: &[u8]) -> Option<Segment<'_>> {
@@ -110,5 +144,6 @@ const LINKTYPE_ETHERNET: u32 = 1;
 const FILE_HEADER_BYTES: usize = 24;
 const PACKET_HEADER_BYTES: usize = 16;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;

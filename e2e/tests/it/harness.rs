@@ -112,7 +112,7 @@ fn every_container_has_a_cgroup_of_its_own() {
         }
         let nested = client.cgroup().container("app/nested");
         nested.make()?;
-        let inside = client.run_in(&nested, || said("/proc/thread-self/cgroup"))??;
+        let inside = client.run_as(&nested, 65534, || said("/proc/thread-self/cgroup"))??;
         ensure!(inside.ends_with("/app/nested"), "{inside}");
         ensure!(web.uid() != client.uid());
         // The harness itself stays where it was.

@@ -3,7 +3,7 @@
 //! `cargo test -p` for one package and then for another compiles shared dependencies again, each time with the features
 //! that this choice of packages asks for. One build of everything, whose programs are run as `cargo test` would, does not.
 
-use crate::process;
+use crate::{process, system};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::{
@@ -52,13 +52,18 @@ pub(crate) fn unit() -> Result<()> {
 /// Runs the end-to-end scenarios as root: only root makes network namespaces.
 pub(crate) fn e2e(full: bool) -> Result<()> {
     let tier = if full { "HEDDLE_TIER=full" } else { "HEDDLE_TIER=ci" };
+    let mut go = std::ffi::OsString::from("HEDDLE_GO=");
+    go.push(system::go()?);
     let programs = built()?;
     let mut programs = programs.iter().filter(|program| program.package == E2E).peekable();
     if programs.peek().is_none() {
         bail!("{E2E} has no test programs");
     }
     for program in programs {
-        let mut command = process::as_root("env", [tier, &program.path, "--test-threads", E2E_THREADS])?;
+        let mut command = process::as_root(
+            "env",
+            [tier.as_ref(), go.as_os_str(), program.path.as_ref(), "--test-threads".as_ref(), E2E_THREADS.as_ref()],
+        )?;
         program.settle(&mut command);
         process::run(&mut command)?;
     }

@@ -1,0 +1,3 @@
+module heddle.dev/e2e/peer
+
+go 1.24
