@@ -7,8 +7,8 @@ mod worker;
 
 use crate::{
     admin::{self, Readiness},
-    capture::{Capture, CaptureError, probe::Probes},
-    config::{Config, telemetry::AccessLogFormat},
+    capture::{Capture, CaptureError, Role, ebpf, key, probe::Probes},
+    config::{Config, listen::Mode, telemetry::AccessLogFormat},
     drain::Drain,
     identity::{self, Svid},
     listener::ConnectionLimit,
@@ -21,13 +21,7 @@ use crate::{
 };
 use anyhow::Context;
 use heddle_controller_client::{CertificateClient, Snapshots};
-use heddle_init_abi::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
-use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{net::TcpListener, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
@@ -91,13 +85,13 @@ async fn serve(
     access_log: Option<AccessLog>,
     log_level: log::LogLevel,
 ) -> anyhow::Result<()> {
-    let (snapshots, client) = heddle_controller_client::connect(config.identity.controller_settings());
+    let (snapshots, client) = heddle_controller_client::connect(config.controller_settings());
     let (svid_sender, svids) = watch::channel(None);
     let readiness = Readiness::default();
     let options =
         SocketOptions { keepalive: config.limits.tcp_keepalive, user_timeout: config.limits.tcp_user_timeout };
     let shared = Shared {
-        capture: Capture::tproxy(options),
+        capture: capture(&config, options)?,
         snapshots: snapshots.clone(),
         svids: svids.clone(),
         probes: Probes::default(),
@@ -122,7 +116,7 @@ async fn serve(
     let identity = identity::controller::Source::new(
         config.identity.spiffe_id.clone(),
         config.identity.certificate_ttl,
-        CertificateClient::new(&config.identity.controller_settings()),
+        CertificateClient::new(&config.controller_settings()),
         svid_sender,
         metrics,
         readiness.clone(),
@@ -132,7 +126,8 @@ async fn serve(
     control.spawn(identity.run());
     control.spawn(listening.run());
     control.spawn(watch_config(snapshots, readiness.clone()));
-    control.spawn(watch_capture(shared.probes.clone(), config.listen.capture_probe, readiness.clone()));
+    let probe = (shared.probes.clone(), shared.capture.clone());
+    control.spawn(watch_capture(probe, config.listen.capture_probe, readiness.clone()));
 
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
@@ -144,9 +139,26 @@ async fn serve(
     Ok(())
 }
 
+/// Claims the pod before any connection is made, where the kernel must know who the proxy is.
+fn capture(config: &Config, options: SocketOptions) -> Result<Capture, CaptureError> {
+    let key = key::load_or_make(config.listen.capture_key.as_deref())?;
+    match config.listen.mode {
+        Mode::Tproxy => {
+            match ebpf::claim(&key) {
+                Ok(()) => tracing::info!("the guard's eBPF programs are in place"),
+                Err(CaptureError::NoPrograms) => {}
+                Err(error) => tracing::warn!(%error, "what the guard refused is not counted here"),
+            }
+            Ok(Capture::tproxy(options))
+        }
+        Mode::Ebpf => Ok(Capture::ebpf(options, ebpf::Pod::claim(key, config.identity.pod_ips.clone())?)),
+    }
+}
+
 /// Two stages: first nothing new comes in and what is open may finish, then the rest is cut.
 async fn drain(shared: &Shared, workers: Vec<JoinHandle<()>>) {
     shared.drain.start();
+    shared.capture.release();
     let finished = async {
         let mut look = interval(DRAIN_LOOK);
         while shared.limit.open() > 0 {
@@ -180,15 +192,15 @@ fn start_workers(shared: &Shared) -> anyhow::Result<Vec<JoinHandle<()>>> {
 impl Listeners {
     fn open(capture: &Capture) -> Result<Self, CaptureError> {
         let mut listeners = Self::default();
-        for (port, of_port) in [
-            (OUTBOUND_PORT, &mut listeners.outbound),
-            (INBOUND_PORT, &mut listeners.inbound),
-            (HBONE_PORT, &mut listeners.hbone),
+        for (role, of_role) in [
+            (Role::Outbound, &mut listeners.outbound),
+            (Role::Inbound, &mut listeners.inbound),
+            (Role::Hbone, &mut listeners.hbone),
         ] {
-            of_port.push(capture.listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?);
-            match capture.listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
-                Ok(listener) => of_port.push(listener),
-                Err(error) if error.no_ipv6() => tracing::info!(port, "the kernel has no IPv6: IPv4 only"),
+            of_role.push(capture.listen(role, false)?);
+            match capture.listen(role, true) {
+                Ok(listener) => of_role.push(listener),
+                Err(error) if error.no_ipv6() => tracing::info!(?role, "the kernel has no IPv6: IPv4 only"),
                 Err(error) => return Err(error),
             }
         }
@@ -205,7 +217,7 @@ async fn watch_config(mut snapshots: Snapshots, readiness: Readiness) {
 }
 
 /// Keeps the readiness condition "capture".
-async fn watch_capture(probes: Probes, every: Option<Duration>, readiness: Readiness) {
+async fn watch_capture((probes, capture): (Probes, Capture), every: Option<Duration>, readiness: Readiness) {
     let Some(every) = every else {
         readiness.capture(Ok(()));
         return;
@@ -215,7 +227,7 @@ async fn watch_capture(probes: Probes, every: Option<Duration>, readiness: Readi
     let mut before = None;
     loop {
         look.tick().await;
-        let verdict = probes.verify().await.map_err(|error| error.to_string());
+        let verdict = probes.verify(&capture).await.map_err(|error| error.to_string());
         if before.as_ref() != Some(&verdict) {
             match &verdict {
                 Ok(()) => tracing::info!("outbound capture works"),

@@ -9,6 +9,7 @@ pub mod limits;
 pub mod listen;
 pub mod telemetry;
 
+use heddle_init_abi::OWN_MARK;
 use identity::{Identity, IdentityArgs};
 use limits::{Limits, LimitsArgs};
 use listen::{Listen, ListenArgs};
@@ -55,6 +56,13 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// The options as they were given, with the defaults filled in: what the config dump shows.
     pub given: Args,
+}
+
+impl Config {
+    /// What the controller's client needs to know.
+    pub fn controller_settings(&self) -> heddle_controller_client::Settings {
+        self.identity.controller_settings((self.listen.mode == listen::Mode::Tproxy).then_some(OWN_MARK))
+    }
 }
 
 impl TryFrom<Args> for Config {

@@ -96,8 +96,8 @@ async fn dial_application(
             Client::Tunnelled(source) | Client::Plaintext(source) if source.ip() == destination.ip() => {
                 cx.capture.socket(destination.ip())
             }
-            Client::Tunnelled(source) => cx.capture.socket_as(SocketAddr::new(source.ip(), 0)),
-            Client::Plaintext(source) => cx.capture.socket_as(SocketAddr::new(source.ip(), next_port(cx))),
+            Client::Tunnelled(source) => cx.capture.socket_as(source, 0),
+            Client::Plaintext(source) => cx.capture.socket_as(source, next_port(cx)),
         };
         let connected = match socket {
             Ok(socket) => tokio::time::timeout_at(deadline, socket.connect(destination)).await,

@@ -2,7 +2,7 @@
 
 pub mod tcp_info;
 
-use heddle_init_abi::OWN_MARK;
+use heddle_init_abi::{OWN_MARK, ebpf};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     io,
@@ -27,19 +27,92 @@ pub struct SocketOptions {
 ///
 /// # Errors
 /// Those of socket(7) and bind(2); EPERM without CAP_NET_RAW.
-pub fn listen(at: SocketAddr, options: &SocketOptions) -> io::Result<TcpListener> {
-    let socket = new(at.ip())?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+pub fn listen_transparent(at: SocketAddr, options: &SocketOptions) -> io::Result<TcpListener> {
+    let socket = shared(at)?;
     socket.set_mark(OWN_MARK)?;
-    if at.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
     set_transparent(&socket, at.is_ipv6())?;
     tune(&socket, options)?;
     socket.bind(&at.into())?;
+    listen(socket)
+}
+
+/// A socket that is about to listen, with `options` for those that it accepts.
+///
+/// # Errors
+/// Those of socket(7) and bind(2).
+pub fn bind(at: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = shared(at)?;
+    tune(&socket, options)?;
+    socket.bind(&at.into())?;
+    Ok(socket)
+}
+
+/// Starts to listen.
+///
+/// # Errors
+/// Those of listen(2).
+pub fn listen(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Ends listening and begins it anew on the same socket and port. Who waits to be accepted is reset.
+///
+/// # Errors
+/// Those of shutdown(2) and listen(2).
+pub fn listen_again(listener: &TcpListener) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    socket.shutdown(std::net::Shutdown::Read)?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
+fn shared(at: SocketAddr) -> io::Result<Socket> {
+    let socket = new(at.ip())?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if at.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// A socket of the proxy's own, where its cgroup and not a mark exempts it from capture.
+///
+/// # Errors
+/// Those of socket(7).
+pub fn plain(family: IpAddr, options: &SocketOptions) -> io::Result<TcpSocket> {
+    let socket = new(family)?;
+    tune(&socket, options)?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// Sets a private option of the eBPF programs (`heddle_init_abi::ebpf`).
+///
+/// # Errors
+/// `ENOPROTOOPT` without programs, `EPERM` when they do not know this process.
+pub fn set_private(socket: &impl AsFd, name: libc::c_int, value: &[u8]) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open for the whole call because `socket` is borrowed, and `size` is the length of `value`.
+    let result = unsafe { libc::setsockopt(fd, ebpf::LEVEL, name, value.as_ptr().cast(), size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads a private option of the eBPF programs.
+///
+/// # Errors
+/// `ENOPROTOOPT` without programs, or when they do not know this process or have no answer.
+pub fn private<const BYTES: usize>(socket: &impl AsFd, name: libc::c_int) -> io::Result<[u8; BYTES]> {
+    let mut value = [0; BYTES];
+    let mut size = libc::socklen_t::try_from(BYTES).map_err(io::Error::other)?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open for the whole call because `socket` is borrowed, and `size` is the length of `value`.
+    let result = unsafe { libc::getsockopt(fd, ebpf::LEVEL, name, value.as_mut_ptr().cast(), &raw mut size) };
+    match result {
+        0 if usize::try_from(size) == Ok(BYTES) => Ok(value),
+        0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// A socket of the proxy's own: its mark exempts it from capture.

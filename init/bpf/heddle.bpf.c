@@ -434,7 +434,7 @@ int heddle_getpeername4(struct bpf_sock_addr *ctx)
 	local.address[3] = sk->src_ip4;
 	local.port = be16(sk->src_port);
 	struct endpoint *seen = peer_of(sk, &peer, &local);
-	if (seen) {
+	if (seen && seen->address[2] == be32(0xffff)) {
 		ctx->user_ip4 = seen->address[3];
 		ctx->user_port = seen->port;
 	}
@@ -606,6 +606,14 @@ static inline int get_option(struct bpf_sockopt *ctx, struct bpf_sock *sk)
 		ctx->optlen = sizeof(*all);
 		return 1;
 	}
+	if (name == OPTION_REGISTERED) {
+		struct socket_state *state = storage_get(&sockets, sk, 0, 0);
+		if (value + sizeof(__u32) > end)
+			return 0;
+		*(__u32 *)value = state && (state->flags & SOCKET_REGISTERED);
+		ctx->optlen = sizeof(__u32);
+		return 1;
+	}
 	if (name >= OPTION_FLOW && name < OPTION_FLOW + FLOWS_MAX) {
 		__u32 at = name - OPTION_FLOW;
 		struct flow *flow = map_lookup(&flows, &at);
@@ -683,7 +691,8 @@ int heddle_sockops(struct bpf_sock_ops *ctx)
 			connection_opened(ctx, state);
 		} else if (state->flags & SOCKET_LISTENER) {
 			__u32 at = ctx->family == AF_INET4 ? 0 : 1;
-			sock_map_update(ctx, &listeners, &at, BPF_ANY);
+			if (!sock_map_update(ctx, &listeners, &at, BPF_ANY))
+				state->flags |= SOCKET_REGISTERED;
 		}
 	} else if (op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] == BPF_TCP_CLOSE) {
 		connection_closed(ctx);

@@ -39,6 +39,7 @@
 #define OPTION_CLIENT 4      /* set, struct endpoint: on whose behalf this socket will connect */
 #define OPTION_DESTINATION 5 /* get, struct endpoint: where the client meant to go */
 #define OPTION_COUNTERS 6    /* get, struct counters */
+#define OPTION_REGISTERED 7  /* get, u32, of a listener: 1 when inbound connections come to it */
 #define OPTION_FLOW 256      /* get, struct flow; plus its index */
 
 enum reason {
@@ -112,6 +113,7 @@ struct socket_state {
 #define SOCKET_UPSTREAM 4
 #define SOCKET_LISTENER 8
 #define SOCKET_PROBE 16
+#define SOCKET_REGISTERED 32
 
 #define FLOWS_MAX 256
 

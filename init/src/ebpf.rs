@@ -180,7 +180,8 @@ fn flags(config: &Config) -> u32 {
 fn out_networks(excluded: &Networks, kernel: &Kernel) -> BTreeMap<Network, u32> {
     let excluded = networks(excluded).map(|network| (network, NETWORK_EXCLUDED));
     let direct = ALWAYS_DIRECT.iter().map(|text| text.parse().expect("a constant block"));
-    let local = direct.chain(kernel.addresses.iter().copied().map(Network::host)).map(|network| (network, NETWORK_LOCAL));
+    let local =
+        direct.chain(kernel.addresses.iter().copied().map(Network::host)).map(|network| (network, NETWORK_LOCAL));
     let probes = PROBE_ADDRESSES.iter().map(|probe| (Network::host(probe.ip()), NETWORK_ALWAYS));
     // Of one block the last word counts.
     excluded.chain(local).chain(probes).collect()
@@ -221,16 +222,8 @@ impl std::str::FromStr for Network {
 }
 
 /// What no engine captures: this host, its links, and many at once. An application may write 0.0.0.0 for itself (ip(7)).
-const ALWAYS_DIRECT: [&str; 8] = [
-    "127.0.0.0/8",
-    "0.0.0.0/32",
-    "224.0.0.0/4",
-    "255.255.255.255/32",
-    "::1/128",
-    "::/128",
-    "fe80::/10",
-    "ff00::/8",
-];
+const ALWAYS_DIRECT: [&str; 8] =
+    ["127.0.0.0/8", "0.0.0.0/32", "224.0.0.0/4", "255.255.255.255/32", "::1/128", "::/128", "fe80::/10", "ff00::/8"];
 /// Bits of ::ffff:0:0/96.
 const MAPPED_BITS: u32 = 96;
 

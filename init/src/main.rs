@@ -6,9 +6,9 @@ use clap::Parser;
 use heddle_init::{
     capture,
     config::{Cli, Command},
-    plan::Plan,
+    plan::{Flavour, Plan},
     report,
-    verify::probe::{Outcome, probe},
+    verify::probe::{Outcome, probe, probe_programs},
 };
 use heddle_init_abi::PROBE_ADDRESSES;
 use std::process::ExitCode;
@@ -45,8 +45,9 @@ fn apply(plan: &Plan) -> anyhow::Result<()> {
 fn verify(plan: &Plan) -> anyhow::Result<()> {
     let mut faults = capture::differences(plan)?;
     if faults.is_empty() {
-        println!("table, policy rules and routes are as planned: {}", plan.flavour);
+        println!("what the kernel has is as planned: {}", plan.flavour);
     }
+    let probe = if plan.flavour == Flavour::Programs { probe_programs } else { probe };
     for to in PROBE_ADDRESSES {
         match probe(to) {
             Ok(Outcome::CapturedByUs) => println!("{to}: a connection was captured, with its destination"),
@@ -54,6 +55,9 @@ fn verify(plan: &Plan) -> anyhow::Result<()> {
                 println!(
                     "{to}: a connection was captured; the proxy, which listens already, took it with its destination"
                 );
+            }
+            Ok(Outcome::Refused) => {
+                println!("{to}: a connection was captured, and refused, since the proxy does not listen");
             }
             Ok(Outcome::NoRoute(why)) => println!("{to}: not probed, the pod has no route to it ({why})"),
             Err(fault) => faults.push(report::chain(&fault)),

@@ -162,7 +162,9 @@ fn notes(config: &Config, kernel: &Kernel) -> Vec<String> {
 impl fmt::Display for Flavour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Programs => f.write_str("mode ebpf: programs at connect(2) and at the look-up of sockets, no rule of nftables"),
+            Self::Programs => {
+                f.write_str("mode ebpf: programs at connect(2) and at the look-up of sockets, no rule of nftables")
+            }
             Self::Stateless => f.write_str("mode tproxy, stateless: nothing enters conntrack"),
             Self::Conntrack(reasons) => {
                 f.write_str("mode tproxy, with conntrack, because ")?;

@@ -215,7 +215,7 @@ impl Drop for Bench {
 fn admin() -> Admin {
     let arguments = "heddle-proxy --pod-name=web-0 --pod-namespace=shop --service-account=web --pod-ips=10.0.0.1";
     let config = Config::try_from(Args::parse_from(arguments.split(' '))).expect("sound options");
-    let (publisher, snapshots) = Publisher::new(&config.identity.controller_settings().node);
+    let (publisher, snapshots) = Publisher::new(&config.controller_settings().node);
     publisher.publish(mesh(&config), None);
     let (_, svids) = watch::channel(None);
     Admin {

@@ -165,6 +165,7 @@ impl Worker {
     }
 
     fn serve_outbound(self: &Rc<Self>, mut accepted: Accepted) {
+        self.shared.capture.restore_outbound(&mut accepted);
         if self.shared.probes.arrived(accepted.peer, accepted.local) {
             return;
         }

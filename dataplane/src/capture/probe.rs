@@ -1,6 +1,7 @@
 //! Proves every few seconds that outbound capture works: connects like an application would, and waits for the
 //! connection to arrive at the proxy's own listener.
 
+use super::{Capture, CaptureError, Engine, ebpf};
 use crate::socket;
 use heddle_init_abi::PROBE_ADDRESSES;
 use std::{
@@ -10,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::{net::TcpSocket, sync::Notify, time::timeout};
 
 /// The probes that arrived at the outbound listeners, of all workers.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,20 @@ pub enum ProbeError {
          the pod to see what is missing, and `heddle-init apply` to put it back"
     )]
     NotCaptured(SocketAddr),
+    /// The application would be told another address than it dialled.
+    #[error(
+        "a connection to {to} was captured, but the application would see {found} as the other end. Run `heddle-init verify` in \
+         the pod to see what is missing, and `heddle-init apply` to put it back"
+    )]
+    Peer {
+        /// The probe's address.
+        to: SocketAddr,
+        /// What `getpeername()` said.
+        found: SocketAddr,
+    },
+    /// The programs of the pod do not know this proxy, or are gone.
+    #[error(transparent)]
+    Programs(#[from] CaptureError),
     /// No socket could be made.
     #[error("the capture probe cannot make a socket: {0}")]
     Socket(#[source] io::Error),
@@ -56,36 +71,44 @@ impl Probes {
         true
     }
 
-    /// Connects to the probe address of each family that the pod has a route for.
+    /// Connects to the probe address of each family that the pod has a route for, as its applications would.
     ///
     /// # Errors
     /// The first family that is not captured, or that there is no family at all.
-    pub async fn verify(&self) -> Result<(), ProbeError> {
+    pub async fn verify(&self, capture: &Capture) -> Result<(), ProbeError> {
+        capture.reclaim()?;
         let mut proved = 0;
         for target in PROBE_ADDRESSES {
-            if has_route(target) {
-                self.verify_one(target).await?;
-                proved += 1;
-            }
+            let socket = match capture.engine {
+                Engine::Tproxy if has_route(target) => socket::unmarked(target.ip()),
+                Engine::Tproxy => continue,
+                Engine::Ebpf(_) => match ebpf::probe_socket(target.ip()) {
+                    // The pod has not this family.
+                    Err(error) if NO_FAMILY.contains(&error.raw_os_error().unwrap_or_default()) => continue,
+                    result => result,
+                },
+            };
+            self.verify_one(socket.map_err(ProbeError::Socket)?, target).await?;
+            proved += 1;
         }
         if proved == 0 { Err(ProbeError::NoRoute(PROBE_ADDRESSES[0], PROBE_ADDRESSES[1])) } else { Ok(()) }
     }
 
-    async fn verify_one(&self, target: SocketAddr) -> Result<(), ProbeError> {
-        let socket = socket::unmarked(target.ip()).map_err(ProbeError::Socket)?;
+    async fn verify_one(&self, socket: TcpSocket, target: SocketAddr) -> Result<(), ProbeError> {
         let probe = async {
             let stream = socket.connect(target).await.ok()?;
-            let source = stream.local_addr().ok()?;
+            let (source, peer) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
             loop {
                 let news = self.0.news.notified();
                 if self.take(source) {
-                    return Some(());
+                    return Some(peer);
                 }
                 news.await;
             }
         };
         match timeout(PROBE_TIMEOUT, probe).await {
-            Ok(Some(())) => Ok(()),
+            Ok(Some(peer)) if peer == target => Ok(()),
+            Ok(Some(found)) => Err(ProbeError::Peer { to: target, found }),
             Ok(None) | Err(_) => Err(ProbeError::NotCaptured(target)),
         }
     }
@@ -103,6 +126,8 @@ fn has_route(target: SocketAddr) -> bool {
     std::net::UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(target)).is_ok()
 }
 
+/// What the kernel says of a family that it has not, or not here.
+const NO_FAMILY: [i32; 2] = [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL];
 /// Longest wait for one probe: it never leaves the pod.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Arrivals that are remembered; somebody else may dial the probe address, too.

@@ -2,7 +2,6 @@
 
 use super::Checks;
 use heddle_controller_client::{Discovery, Node, Settings};
-use heddle_init_abi::OWN_MARK;
 use heddle_mesh::identity::{SpiffeId, TrustDomain};
 use rustls_pki_types::ServerName;
 use serde::Serialize;
@@ -101,8 +100,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What the controller's client needs to know, with the packet mark that keeps its sockets out of capture.
-    pub fn controller_settings(&self) -> Settings {
+    /// What the controller's client needs to know, with the packet mark that keeps its sockets out of capture, where it is that.
+    pub fn controller_settings(&self, socket_mark: Option<u32>) -> Settings {
         let node = Node {
             pod_name: self.pod_name.clone(),
             namespace: self.pod_namespace.clone(),
@@ -114,11 +113,7 @@ impl Identity {
         };
         let (address, name) = (self.controller_address.to_string(), &self.controller_name);
         let (root_cert, token) = (self.controller_root_cert.clone(), self.token_file.clone());
-        Settings {
-            discovery: self.discovery,
-            socket_mark: Some(OWN_MARK),
-            ..Settings::new(&address, name, root_cert, token, node)
-        }
+        Settings { discovery: self.discovery, socket_mark, ..Settings::new(&address, name, root_cert, token, node) }
     }
 
     pub(super) fn check(args: &IdentityArgs, checks: &mut Checks) -> Option<Self> {

@@ -54,10 +54,10 @@ fn what_is_given_wins() {
     assert_eq!(config.identity.discovery, Discovery::Wildcard);
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(5_400));
     assert_eq!(config.identity.spiffe_id.trust_domain().as_str(), "example.org");
-    let settings = config.identity.controller_settings();
+    let settings = config.controller_settings();
     assert_eq!((settings.address.as_str(), settings.server_name.as_str()), ("[fd00::2]:15012", "ctl.example"));
     assert_eq!((settings.node.pod_name.as_str(), settings.node.ips.len()), ("web-0", 2));
-    assert_eq!(settings.socket_mark, Some(heddle_init_abi::OWN_MARK));
+    assert_eq!(settings.socket_mark, Some(OWN_MARK));
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub const CLIENT: i32 = 4;
 pub const DESTINATION: i32 = 5;
 /// Get, [`Counters`].
 pub const COUNTERS: i32 = 6;
+/// Get, `u32`, of a listener: 1 when inbound connections come to it.
+pub const REGISTERED: i32 = 7;
 /// Get, [`Flow`]: this plus an index below [`FLOWS_MAX`].
 pub const FLOW: i32 = 256;
 /// Destinations that are told apart.
@@ -127,6 +129,42 @@ impl Reason {
     }
 }
 
+impl Endpoint {
+    /// Its bytes in the kernel.
+    pub const BYTES: usize = size_of::<Self>();
+
+    /// As the kernel takes it.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..16].copy_from_slice(&self.address);
+        bytes[16..18].copy_from_slice(&self.port);
+        bytes
+    }
+
+    /// As the kernel gives it.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let (mut address, mut port) = ([0; 16], [0; 2]);
+        address.copy_from_slice(&bytes[..16]);
+        port.copy_from_slice(&bytes[16..18]);
+        Self { address, port, zero: [0; 2] }
+    }
+}
+
+impl Counters {
+    /// Its bytes in the kernel.
+    pub const BYTES: usize = size_of::<Self>();
+
+    /// As the kernel gives it.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let mut numbers = bytes.chunks_exact(8).map(number);
+        let mut counters = Self::default();
+        counters.refused.fill_with(|| numbers.next().unwrap_or_default());
+        counters.flows = numbers.next().unwrap_or_default();
+        counters.overflow = numbers.next().unwrap_or_default();
+        counters
+    }
+}
+
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Self {
         let ip = match address.ip() {
@@ -145,6 +183,19 @@ impl From<Endpoint> for SocketAddr {
 }
 
 impl Flow {
+    /// Its bytes in the kernel.
+    pub const BYTES: usize = size_of::<Self>();
+
+    /// As the kernel gives it.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let (mut address, mut port, mut refused) = ([0; 16], [0; 2], [0; 4]);
+        address.copy_from_slice(&bytes[..16]);
+        port.copy_from_slice(&bytes[16..18]);
+        refused.copy_from_slice(&bytes[20..24]);
+        let (protocol, reason, refused) = (bytes[18], bytes[19], u32::from_ne_bytes(refused));
+        Self { address, port, protocol, reason, refused, count: number(&bytes[24..]) }
+    }
+
     /// Where it was to.
     pub fn destination(&self) -> SocketAddr {
         Endpoint { address: self.address, port: self.port, zero: [0; 2] }.into()
@@ -154,6 +205,10 @@ impl Flow {
     pub fn why(&self) -> Option<Reason> {
         Reason::ALL.get(usize::from(self.reason)).copied()
     }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_ne_bytes)
 }
 
 // The C side asserts the same numbers.
@@ -169,10 +224,30 @@ mod tests {
     fn an_endpoint_is_an_address_of_either_family() {
         for text in ["10.77.0.10:8080", "[fd77::10]:443"] {
             let address: SocketAddr = text.parse().expect("a test's address");
-            assert_eq!(SocketAddr::from(Endpoint::from(address)), address);
+            assert_eq!(SocketAddr::from(Endpoint::from_bytes(Endpoint::from(address).to_bytes())), address);
         }
         let mapped = Endpoint::from("192.0.2.1:9".parse::<SocketAddr>().expect("a test's address"));
         assert_eq!(mapped.address, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1]);
+    }
+
+    #[test]
+    fn records_are_read_as_the_kernel_lays_them_out() {
+        let mut bytes = [0; Counters::BYTES];
+        bytes[8..16].copy_from_slice(&7_u64.to_ne_bytes());
+        bytes[136..].copy_from_slice(&9_u64.to_ne_bytes());
+        let counters = Counters::from_bytes(bytes);
+        assert_eq!((counters.refused[Reason::Device as usize], counters.overflow), (7, 9));
+
+        let mut bytes = [0; Flow::BYTES];
+        bytes[..18].copy_from_slice(
+            &Endpoint::from("192.0.2.1:443".parse::<SocketAddr>().expect("an address")).to_bytes()[..18],
+        );
+        (bytes[18], bytes[19]) = (17, Reason::Quic as u8);
+        bytes[20..24].copy_from_slice(&1_u32.to_ne_bytes());
+        bytes[24..].copy_from_slice(&3_u64.to_ne_bytes());
+        let flow = Flow::from_bytes(bytes);
+        assert_eq!(flow.destination().to_string(), "192.0.2.1:443");
+        assert_eq!((flow.protocol, flow.why(), flow.refused, flow.count), (17, Some(Reason::Quic), 1, 3));
     }
 
     #[test]

@@ -114,15 +114,15 @@ mod tests {
                     31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                     32 30 0:28 / /sys/fs/cgroup/cpu\\040x rw,relatime shared:9 - cgroup cgroup rw,cpu\n\
                     a broken line";
-        let expected =
-            Mounts { v2: vec!["/sys/fs/cgroup/unified".into()], v1: vec!["/sys/fs/cgroup/cpu x".into()] };
+        let expected = Mounts { v2: vec!["/sys/fs/cgroup/unified".into()], v1: vec!["/sys/fs/cgroup/cpu x".into()] };
         assert_eq!(parse(text), expected);
     }
 
     #[test]
     fn a_pod_is_found_by_its_uid_with_both_drivers() {
         let root = std::env::temp_dir().join(format!("heddle-search-{}", std::process::id()));
-        let (cgroupfs, systemd) = (root.join("kubepods/burstable/pod12-34"), root.join("k.slice/kubepods-pod56_78.slice"));
+        let (cgroupfs, systemd) =
+            (root.join("kubepods/burstable/pod12-34"), root.join("k.slice/kubepods-pod56_78.slice"));
         for path in [&cgroupfs, &systemd] {
             fs::create_dir_all(path).expect("a temporary folder");
         }

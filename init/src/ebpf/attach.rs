@@ -154,13 +154,7 @@ fn attach(planned: &Programs, cgroup: &Cgroup, folder: &Path) -> Result<(), Ebpf
 }
 
 /// Makes or updates the link of one hook, and its pins.
-fn hang(
-    hook: Hook,
-    program: BorrowedFd<'_>,
-    target: &File,
-    folder: &Path,
-    made: &mut Vec<PathBuf>,
-) -> io::Result<()> {
+fn hang(hook: Hook, program: BorrowedFd<'_>, target: &File, folder: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
     let (link_at, program_at) = (folder.join(pins::link(hook)), folder.join(pins::program(hook)));
     let wanted = target.metadata()?.ino();
     match link::open(&link_at) {

@@ -27,7 +27,8 @@ pub(super) fn fill(ebpf: &mut Ebpf, planned: &Programs) -> Result<(), EbpfError>
         let mut map = HashMap::try_from(find(ebpf, name)?).map_err(|source| broken(name, source))?;
         fill_numbers(&mut map, keys).map_err(|source| broken(name, source))?;
     }
-    let mut settings = Array::<_, [u32; 2]>::try_from(find(ebpf, SETTINGS)?).map_err(|source| broken(SETTINGS, source))?;
+    let mut settings =
+        Array::<_, [u32; 2]>::try_from(find(ebpf, SETTINGS)?).map_err(|source| broken(SETTINGS, source))?;
     settings.set(0, [VERSION, planned.flags], 0).map_err(|source| broken(SETTINGS, source))
 }
 
@@ -44,7 +45,9 @@ pub(super) fn differences(pins: &Path, planned: &Programs) -> Vec<String> {
     }
     for (name, networks) in [("out_networks", &planned.out_networks), ("in_networks", &planned.in_networks)] {
         let found = read::<LpmTrie<MapData, [u8; 16], u32>>(pins, name).and_then(|map| {
-            map.iter().map(|entry| entry.map(|(key, value)| (network(&key), value))).collect::<Result<BTreeMap<_, _>, _>>()
+            map.iter()
+                .map(|entry| entry.map(|(key, value)| (network(&key), value)))
+                .collect::<Result<BTreeMap<_, _>, _>>()
         });
         differences.extend(difference(name, found, networks));
     }

@@ -15,7 +15,8 @@ pub fn differences(planned: &Programs) -> Result<Vec<String>, EbpfError> {
     let (cgroup, folder) = place(&planned.place)?;
     let namespace = fs::metadata(NETNS).map(|found| found.ino());
     let targets = (cgroup.id().unwrap_or_default(), namespace.unwrap_or_default());
-    let mut differences: Vec<_> = planned.hooks.iter().filter_map(|hook| link_difference(*hook, folder, targets)).collect();
+    let mut differences: Vec<_> =
+        planned.hooks.iter().filter_map(|hook| link_difference(*hook, folder, targets)).collect();
     for hook in Hook::ALL.iter().filter(|hook| !planned.hooks.contains(hook)) {
         if folder.join(pins::link(*hook)).exists() {
             differences.push(format!("program {} is attached and not planned", hook.attach_type_and_name().1));

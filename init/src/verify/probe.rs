@@ -16,6 +16,8 @@ pub enum Outcome {
     CapturedByUs,
     /// The proxy listens already. The connection's other end is a socket of this pod with the probe's address.
     CapturedByProxy,
+    /// The connection was handed to the proxy, which does not listen, and was refused.
+    Refused,
     /// The pod has no route that would let a connection begin.
     NoRoute(io::Error),
 }
@@ -45,6 +47,14 @@ pub enum ProbeError {
         to: SocketAddr,
         /// How it ended.
         source: io::Error,
+    },
+    /// The application would be told another address than it dialled.
+    #[error("a connection to {to} was captured, but the application would see {found} as the other end")]
+    Peer {
+        /// The probe's address.
+        to: SocketAddr,
+        /// What `getpeername()` said.
+        found: SocketAddr,
     },
     /// Something answered, but not our listener.
     #[error("a connection to {to} was answered, but not by the listener on port {OUTBOUND_PORT}; it was not captured")]
@@ -77,6 +87,27 @@ pub fn probe(to: SocketAddr) -> Result<Outcome, ProbeError> {
         (0..PROXY_TRIES_MAX).find_map(|_| through_proxy(to).transpose()).unwrap_or(Err(ProbeError::Elsewhere { to }))
     } else {
         to_ourselves(to)
+    }
+}
+
+/// As [`probe`], where programs capture. The connection comes from loopback, so that it cannot leave the pod in any case: the
+/// kernel refuses the combination (`EINVAL`) unless a program has sent it to loopback as well.
+///
+/// # Errors
+/// As [`probe`].
+pub fn probe_programs(to: SocketAddr) -> Result<Outcome, ProbeError> {
+    let client = Socket::new(Domain::for_address(to), Type::STREAM, None).map_err(ProbeError::Client)?;
+    if let Err(error) = client.bind(&SocketAddr::new(loopback(to), 0).into()) {
+        return Ok(Outcome::NoRoute(error));
+    }
+    match client.connect_timeout(&to.into(), PROBE_TIMEOUT) {
+        Ok(()) => match client.peer_addr().ok().as_ref().and_then(address) {
+            Some(found) if found != to => Err(ProbeError::Peer { to, found }),
+            _ => Ok(Outcome::CapturedByProxy),
+        },
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Outcome::Refused),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(ProbeError::Silence { to }),
+        Err(source) => Err(ProbeError::Failed { to, source }),
     }
 }
 
@@ -143,6 +174,13 @@ fn unspecified(like: SocketAddr) -> IpAddr {
     match like {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn loopback(like: SocketAddr) -> IpAddr {
+    match like {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
 }
 
