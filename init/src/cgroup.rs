@@ -94,6 +94,15 @@ pub fn find(given: Option<&Path>, pod_uid: Option<&str>) -> Result<Cgroup, Cgrou
     Ok(Cgroup { path, is_hybrid: !mounts.v1.is_empty() })
 }
 
+/// Where cgroup2 is mounted, the node's whole tree or a part of it.
+///
+/// # Errors
+/// When it is not.
+pub fn roots() -> Result<Vec<PathBuf>, CgroupError> {
+    let roots = search::mounts(Path::new("/proc/thread-self/mountinfo"))?.v2;
+    if roots.is_empty() { Err(CgroupError::NotMounted) } else { Ok(roots) }
+}
+
 fn above_ours(mounts: &search::Mounts) -> Result<PathBuf, CgroupError> {
     let ours = search::ours(mounts)?.ok_or_else(|| CgroupError::NotBelow(mounts.v2.clone()))?;
     match ours.parent() {

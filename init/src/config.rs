@@ -6,6 +6,7 @@ mod lists;
 #[cfg(test)]
 mod tests;
 
+use crate::{agent::options::AgentArgs, install::options::InstallArgs};
 use clap::{Parser, Subcommand, builder::BoolishValueParser};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::{
@@ -39,6 +40,13 @@ pub enum Command {
     Undo(Args),
     /// Print the plan and change nothing. The table in it is in the language of nft(8).
     Show(Args),
+    /// Put this program into a node's CNI plugins and network configuration, keep it there, or take it away. Needs write
+    /// access to those folders and no capability.
+    Install(InstallArgs),
+    /// On a node: repair the capture of its pods, capture those that started before the plugin was in place, and sweep what
+    /// dead ones left. Runs until SIGTERM. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN (to enter network namespaces), for eBPF
+    /// programs CAP_BPF too.
+    Agent(AgentArgs),
 }
 
 /// The options.

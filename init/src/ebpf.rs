@@ -11,6 +11,7 @@ mod object;
 mod pins;
 mod place;
 pub mod readback;
+pub mod sweep;
 mod text;
 
 use crate::{

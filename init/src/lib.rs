@@ -6,16 +6,22 @@
 //!
 //! Invariant: knows `init/abi` and nothing else of the mesh. Runs no other program and writes no sysctl.
 
+pub mod agent;
 pub mod apply;
 pub mod capture;
 pub mod cgroup;
+pub mod cni;
 pub mod config;
+pub mod durable;
 pub mod ebpf;
+pub mod install;
 pub mod kernel;
 pub mod netlink;
+pub mod netns;
 pub mod plan;
 pub mod report;
 pub mod rights;
 pub mod socket;
 pub mod tproxy;
 pub mod verify;
+pub mod wait;

@@ -4,16 +4,21 @@
 use anyhow::bail;
 use clap::Parser;
 use heddle_init::{
-    capture,
+    agent, capture, cni,
     config::{Cli, Command},
+    install::{self, Installer, options::InstallArgs},
     plan::{Flavour, Plan},
     report,
     verify::probe::{Outcome, probe, probe_programs},
+    wait::Waiter,
 };
 use heddle_init_abi::PROBE_ADDRESSES;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if cni::is_called() {
+        return cni::main();
+    }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -32,6 +37,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Apply(args) => apply(&capture::plan(&args)?),
         Command::Verify(args) => verify(&capture::plan(&args)?),
         Command::Undo(args) => undo(&capture::plan(&args)?),
+        Command::Install(args) => install(&args),
+        Command::Agent(args) => Ok(agent::run(&args)?),
     }
 }
 
@@ -72,6 +79,28 @@ fn verify(plan: &Plan) -> anyhow::Result<()> {
 fn undo(plan: &Plan) -> anyhow::Result<()> {
     capture::undo(plan)?;
     println!("nothing of ours is left");
+    Ok(())
+}
+
+fn install(args: &InstallArgs) -> anyhow::Result<()> {
+    let tell = |done: Vec<String>, nothing: &str| {
+        done.iter().for_each(|done| println!("{done}"));
+        if done.is_empty() {
+            println!("{nothing}");
+        }
+    };
+    if args.remove {
+        tell(install::remove(&args.places, &args.node)?, "nothing of heddle-init was there");
+        return Ok(());
+    }
+    let mut installer = Installer::new(&args.places, args.node.plugin()?);
+    if args.watch {
+        let mut waiter = Waiter::new()?;
+        install::watch(&mut waiter, &args.places)?;
+        install::keep_in_place(&mut installer, &waiter);
+    } else {
+        tell(installer.put_in_place()?, "everything is in place already");
+    }
     Ok(())
 }
 

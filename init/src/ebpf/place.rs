@@ -41,7 +41,7 @@ fn uid(path: &Path) -> Option<String> {
 }
 
 /// In the bpffs, one folder a pod is in this one.
-const FOLDER: &str = "heddle";
+pub(super) const FOLDER: &str = "heddle";
 
 #[cfg(test)]
 mod tests {
