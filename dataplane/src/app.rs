@@ -16,7 +16,7 @@ use crate::{
     telemetry::{
         access_log::{AccessLog, Sink},
         log,
-        metrics::Metrics,
+        metrics::{GuardReading, Metrics},
     },
 };
 use anyhow::Context;
@@ -60,6 +60,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let control = Builder::new_current_thread().enable_all().build().context("cannot start the control runtime")?;
     let config = Arc::new(config);
     let metrics = Metrics::new();
+    metrics.watch_guard(guard_reading);
     count_panics(&metrics);
 
     let (access_log, access_log_thread) = match config.telemetry.access_log {
@@ -237,6 +238,11 @@ async fn watch_capture((probes, capture): (Probes, Capture), every: Option<Durat
         }
         readiness.capture(verdict);
     }
+}
+
+/// What the eBPF programs on the pod have counted; none where there are none, or they do not know this process.
+fn guard_reading() -> Option<GuardReading> {
+    Some(GuardReading { counters: ebpf::counters()?, flows: ebpf::flows() })
 }
 
 /// A panic ends one connection's task only; it must still be seen.
