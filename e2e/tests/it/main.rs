@@ -37,6 +37,7 @@ mod harness;
 mod mtls;
 mod peer;
 mod policy;
+mod sensor;
 mod support;
 mod tcp;
 
