@@ -44,8 +44,8 @@ pub enum Command {
     /// access to those folders and no capability.
     Install(InstallArgs),
     /// On a node: repair the capture of its pods, capture those that started before the plugin was in place, and sweep what
-    /// dead ones left. Runs until SIGTERM. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN (to enter network namespaces), for eBPF
-    /// programs CAP_BPF too.
+    /// dead ones left. Runs until SIGTERM. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN, which entering network namespaces takes
+    /// and which is enough for eBPF programs.
     Agent(AgentArgs),
 }
 

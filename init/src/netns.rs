@@ -1,5 +1,6 @@
 //! Network namespaces of others, and a way into them for one thread at a time.
 
+use socket2::{Domain, Socket, Type};
 use std::{
     fs::{File, OpenOptions},
     io,
@@ -93,6 +94,21 @@ impl NetworkNamespace {
             _ => NetnsError::Enter { path: self.path.clone(), source },
         })
     }
+}
+
+/// Brings up `lo` of the network namespace that this thread is in (netdevice(7), `SIOCSIFFLAGS`). May be repeated.
+///
+/// # Errors
+/// What the kernel says; `EPERM` without CAP_NET_ADMIN.
+pub fn raise_loopback() -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let mut name = [0; libc::IFNAMSIZ];
+    name[..2].copy_from_slice(&[b'l'.cast_signed(), b'o'.cast_signed()]);
+    let flags = libc::__c_anonymous_ifr_ifru { ifru_flags: (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short };
+    let request = libc::ifreq { ifr_name: name, ifr_ifru: flags };
+    // SAFETY: the descriptor is open because `socket` lives, and the kernel only reads `request`.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Runs a closure in a new network namespace, which has only a `lo` that is down, and which goes when the closure ends.

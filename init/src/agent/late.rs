@@ -62,7 +62,7 @@ fn capture_one(round: &mut Round, cached: Cached) -> Result<(), String> {
     let Some(capture) = wanted(&round.settings, &cached).map_err(|error| format!("{what}: {error}"))? else {
         return Ok(());
     };
-    let netns_inode = match pod::netns_of(&cached.netns) {
+    let netns_inode = match pod::open_netns(&cached.netns) {
         Ok(netns) => netns.inode(),
         // It is ending, or ended without telling.
         Err(PodError::Netns(NetnsError::Open { source, .. })) if source.kind() == io::ErrorKind::NotFound => {

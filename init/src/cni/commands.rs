@@ -9,7 +9,7 @@ use super::{
     record::{Held, Pod, Record, RecordError, Records, SCHEMA},
     settings::Settings,
 };
-use crate::{capture::CaptureError, report::chain};
+use crate::{capture::CaptureError, config::Config, report::chain};
 use std::collections::BTreeSet;
 
 /// `ADD`: captures the pod where it asks for it, and gives the result of the plugins before this one.
@@ -141,7 +141,7 @@ fn settings(configuration: &Configuration, attachment: &Attachment) -> Result<Op
 
 fn record(configuration: &Configuration, attachment: &Attachment, capture: Settings) -> Result<Record, CniError> {
     let netns = attachment.netns.clone().unwrap_or_default();
-    let netns_inode = pod::netns_of(&netns)
+    let netns_inode = pod::open_netns(&netns)
         .map_err(|error| CniError::new(Code::InvalidNetns, "invalid network namespace", chain(&error)))?
         .inode();
     let arguments = &attachment.arguments;
@@ -179,6 +179,9 @@ fn del_unrecorded(records: &Records, configuration: &Configuration, attachment: 
     // What is wrong here was wrong for ADD, too, so that nothing is there.
     let Ok(Some(settings)) = settings(configuration, attachment) else { return Ok(()) };
     let Ok(record) = record(configuration, attachment, settings) else { return Ok(()) };
+    if Config::new(&record.args()).is_err() {
+        return Ok(());
+    }
     pod::release(records, &record).map_err(|error| failed(&record, "cannot release the pod", &error))
 }
 
@@ -186,6 +189,7 @@ fn failed(record: &Record, message: &str, error: &PodError) -> CniError {
     let code = match error {
         PodError::Netns(_) | PodError::OwnNetns(_) | PodError::OtherNetns(_) => Code::InvalidNetns,
         PodError::Capture(CaptureError::Config(_)) => Code::InvalidConfiguration,
+        PodError::Loopback(_) => Code::Io,
         PodError::NoUid => Code::InvalidEnvironment,
         PodError::Record(_) => Code::Io,
         PodError::Capture(_) | PodError::Unpin(_) => Code::Capture,

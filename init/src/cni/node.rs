@@ -19,6 +19,9 @@ pub enum NodeError {
     /// No network namespace could be made to try it in.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// Nothing can be tried in there.
+    #[error("cannot bring up lo in a network namespace; that needs CAP_NET_ADMIN")]
+    Loopback(#[source] io::Error),
     /// There are no cgroups for eBPF programs.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -48,6 +51,7 @@ pub fn can_capture(own: &Own) -> Result<(), NodeError> {
 }
 
 fn try_and_undo(args: &Args) -> Result<(), NodeError> {
+    netns::raise_loopback().map_err(NodeError::Loopback)?;
     let plan = capture::plan(args)?;
     let tried = capture::apply(&plan);
     // Also what an earlier try left that was killed.

@@ -8,10 +8,13 @@ use crate::{
         Place,
         attach::{self, EbpfError},
     },
-    netns::{NetnsError, NetworkNamespace},
+    netns::{self, NetnsError, NetworkNamespace},
     plan::Plan,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// Why a pod could not be captured, checked or released.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,9 @@ pub enum PodError {
     /// Another pod has its network namespace.
     #[error("{path} is another network namespace than when the pod was captured", path = .0.display())]
     OtherNetns(PathBuf),
+    /// Its loopback interface is down and stays so.
+    #[error("cannot bring up lo in the pod")]
+    Loopback(#[source] io::Error),
     /// Its cgroup cannot be told.
     #[error("K8S_POD_UID is not in CNI_ARGS, and the eBPF programs of a pod are attached to the cgroup of that UID")]
     NoUid,
@@ -43,7 +49,7 @@ pub enum PodError {
 ///
 /// # Errors
 /// When it cannot be used, and when it is the one that this program is in.
-pub fn netns_of(path: &Path) -> Result<NetworkNamespace, PodError> {
+pub fn open_netns(path: &Path) -> Result<NetworkNamespace, PodError> {
     let netns = NetworkNamespace::open(path)?;
     if netns.is_own() { Err(PodError::OwnNetns(path.to_owned())) } else { Ok(netns) }
 }
@@ -59,7 +65,10 @@ pub fn capture(record: &Record) -> Result<(), PodError> {
     if record.pod.uid.is_none() && (config.mode == Mode::Ebpf || config.guard != Guard::Off) {
         return Err(PodError::NoUid);
     }
-    within(record, &args, |plan| capture::apply(plan))
+    let netns = netns_of(record)?;
+    // The routes of capture need it, and a runtime may make the loopback network at the same time as the pod's.
+    netns.enter(netns::raise_loopback)?.map_err(PodError::Loopback)?;
+    act_in(&netns, &args, |plan| capture::apply(plan))
 }
 
 /// How what is in force differs from what the record says: one sentence each, none when it is the same.
@@ -99,11 +108,20 @@ fn within<T: Send>(
     args: &Args,
     act: impl FnOnce(&Plan) -> Result<T, CaptureError> + Send,
 ) -> Result<T, PodError> {
-    let netns = netns_of(&record.netns)?;
-    if netns.inode() != record.netns_inode {
-        return Err(PodError::OtherNetns(record.netns.clone()));
-    }
+    act_in(&netns_of(record)?, args, act)
+}
+
+fn act_in<T: Send>(
+    netns: &NetworkNamespace,
+    args: &Args,
+    act: impl FnOnce(&Plan) -> Result<T, CaptureError> + Send,
+) -> Result<T, PodError> {
     Ok(netns.enter(|| act(&capture::plan(args)?))??)
+}
+
+fn netns_of(record: &Record) -> Result<NetworkNamespace, PodError> {
+    let netns = open_netns(&record.netns)?;
+    if netns.inode() == record.netns_inode { Ok(netns) } else { Err(PodError::OtherNetns(record.netns.clone())) }
 }
 
 const TPROXY: &str = "tproxy";
