@@ -3,7 +3,6 @@
 //!
 //! One thread looks at one pod after the other. What is wrong with one is told, once, and does not stop the others.
 
-mod cache;
 mod late;
 pub mod options;
 mod round;

@@ -7,6 +7,7 @@ pub mod options;
 
 use crate::{
     cni::record::{RecordError, Records},
+    cni_cache,
     durable::{self, WriteError},
     report::chain,
     wait::{WaitError, Waiter},
@@ -149,10 +150,14 @@ pub fn remove(places: &Places, node: &NodeArgs) -> Result<Vec<String>, InstallEr
     let mut done: Vec<_> = folder::take_out(&places.cni_conf)?.iter().map(ToString::to_string).collect();
     let path = places.binary();
     let captured = Records::new(&node.state_directory).containers()?.len();
-    if captured > 0 {
+    let cache = &places.cni_cache;
+    let started =
+        cni_cache::with_our_plugin(cache).map_err(|source| FolderError::Read { path: cache.clone(), source })?;
+    // CRI-O ends a pod by the list that it was started with, and fails when a plugin of that is not there.
+    if captured.max(started) > 0 {
         done.push(format!(
-            "kept {}: {captured} pods that it captured are on this node, and the runtime calls it when they end; repeat \
-             this then",
+            "kept {}: {started} pods of this node were started with it and {captured} are captured by it, and the runtime \
+             calls it when they end; repeat this then",
             path.display()
         ));
         return Ok(done);

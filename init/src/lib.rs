@@ -11,6 +11,7 @@ pub mod apply;
 pub mod capture;
 pub mod cgroup;
 pub mod cni;
+pub mod cni_cache;
 pub mod config;
 pub mod durable;
 pub mod ebpf;

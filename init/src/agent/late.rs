@@ -1,23 +1,21 @@
 //! Pods that started before the plugin was in place, and ask for capture.
 
-use super::{
-    cache::{self, Cached},
-    round::Round,
-};
+use super::round::Round;
 use crate::{
     cni::{
         pod::{self, PodError},
         record::{Pod, Record, SCHEMA},
         settings::{Select, Settings},
     },
+    cni_cache::{self, Cached},
     netns::NetnsError,
     report::chain,
 };
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 /// Captures every pod of the cache that asks for it and has no record.
 pub(super) fn capture(round: &mut Round, recorded: &[String]) {
-    let entries = match cache::entries(&round.cache) {
+    let entries = match cni_cache::entries(&round.cache) {
         Ok(entries) => entries,
         Err(error) => {
             let fault = format!("cannot read the CNI results in {}: {error}", round.cache.display());
@@ -64,8 +62,10 @@ fn capture_one(round: &mut Round, cached: Cached) -> Result<(), String> {
     };
     let netns_inode = match pod::open_netns(&cached.netns) {
         Ok(netns) => netns.inode(),
-        // It is ending, or ended without telling.
-        Err(PodError::Netns(NetnsError::Open { source, .. })) if source.kind() == io::ErrorKind::NotFound => {
+        // It is ending, or ended without telling; unless this container does not see the folder.
+        Err(PodError::Netns(NetnsError::Open { source, .. }))
+            if source.kind() == io::ErrorKind::NotFound && cached.netns.parent().is_some_and(Path::is_dir) =>
+        {
             return Ok(());
         }
         Err(error) => return Err(format!("{what}: {}", chain(&error))),

@@ -2,7 +2,7 @@
 
 use crate::install::options::{NodeArgs, Places};
 use clap::builder::BoolishValueParser;
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 /// The options of `agent`.
 #[derive(Debug, Clone, clap::Args)]
@@ -12,16 +12,11 @@ pub struct AgentArgs {
     #[arg(long, env = "HEDDLE_INTERVAL", value_name = "DURATION", default_value = "2s", value_parser = interval)]
     pub interval: Duration,
 
-    /// Folder of the results that the runtime's CNI library keeps, in which pods that started before the plugin was in
-    /// place are found.
-    #[arg(long, env = "HEDDLE_CNI_CACHE", value_name = "DIR", default_value = "/var/lib/cni")]
-    pub cni_cache: PathBuf,
-
     /// Also do what `install --watch` does. [default: off]
     #[arg(long, env = "HEDDLE_INSTALL", value_parser = BoolishValueParser::new())]
     pub install: bool,
 
-    /// Where binary and plugin go, with --install.
+    /// Where this node has what.
     #[command(flatten)]
     pub places: Places,
 

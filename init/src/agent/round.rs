@@ -1,12 +1,13 @@
 //! One look at everything: late pods, then captured ones, then what is left of dead ones.
 
-use super::{cache::Entry, late, options::AgentArgs};
+use super::{late, options::AgentArgs};
 use crate::{
     cni::{
         pod::{self, PodError},
         record::{Held, Record, Records},
         settings::Settings,
     },
+    cni_cache::Entry,
     ebpf::sweep,
     netns::NetnsError,
     report::chain,
@@ -47,7 +48,7 @@ impl Round {
             records: Records::new(&args.node.state_directory),
             settings,
             bpffs: args.node.capture.bpffs.clone(),
-            cache: args.cni_cache.clone(),
+            cache: args.places.cni_cache.clone(),
             settled: BTreeSet::new(),
             seen: BTreeSet::new(),
             told: BTreeMap::new(),

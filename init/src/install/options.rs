@@ -1,5 +1,6 @@
 //! The options of `install`, and those that it shares with `agent`.
 
+use super::conflist::PLUGIN;
 use crate::{
     cni::{
         configuration::{POD_ANNOTATIONS, STATE_DIRECTORY},
@@ -9,8 +10,6 @@ use crate::{
 };
 use clap::builder::BoolishValueParser;
 use std::path::PathBuf;
-
-use super::conflist::PLUGIN;
 
 /// The options of `install`.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,7 +23,7 @@ pub struct InstallArgs {
     #[arg(long, env = "HEDDLE_WATCH", value_parser = BoolishValueParser::new(), conflicts_with = "remove")]
     pub watch: bool,
 
-    /// Take plugin and binary away instead. The binary stays while pods that it captured are on the node, because the
+    /// Take plugin and binary away instead. The binary stays while pods are on the node that were started with it, because the
     /// runtime calls it when they end; repeat it then. [default: off]
     #[arg(long, env = "HEDDLE_REMOVE", value_parser = BoolishValueParser::new())]
     pub remove: bool,
@@ -34,7 +33,7 @@ pub struct InstallArgs {
     pub node: NodeArgs,
 }
 
-/// Where binary and plugin go.
+/// Where a node has what concerns CNI.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Places {
     /// Folder of the node's CNI plugins, as this container sees it.
@@ -48,10 +47,18 @@ pub struct Places {
     /// File in that folder which the runtime uses. [default: the first in alphabetical order, as containerd and CRI-O do]
     #[arg(long, env = "HEDDLE_CONFLIST", value_name = "NAME")]
     pub conflist: Option<String>,
+
+    /// Folder of what the runtime's CNI library keeps of its pods. Pods that started before the plugin was in place are found
+    /// there, and those whose end will call it.
+    #[arg(long, env = "HEDDLE_CNI_CACHE", value_name = "DIR", default_value = "/var/lib/cni")]
+    pub cni_cache: PathBuf,
 }
 
 /// How the pods of this node are captured, where their annotations do not say otherwise.
+///
+/// What differs from pod to pod by nature is refused by [`NodeArgs::settings`], so that it need not be shown.
 #[derive(Debug, Clone, clap::Args)]
+#[command(mut_arg("pod_uid", |option| option.hide(true)), mut_arg("cgroup", |option| option.hide(true)))]
 pub struct NodeArgs {
     /// Which pods are captured: `annotated`, those with the annotation heddle.dev/capture: tproxy or ebpf; `all`, every pod
     /// of the node's network unless the annotation says false, also those without a proxy.

@@ -40,7 +40,9 @@ impl Places {
     fn command(&self, options: &str) -> Command {
         let mut command = Command::new(BINARY);
         command.arg("install");
-        for (option, name) in [("--cni-bin", "bin"), ("--cni-conf", "conf"), ("--state-directory", "state")] {
+        for (option, name) in
+            [("--cni-bin", "bin"), ("--cni-conf", "conf"), ("--state-directory", "state"), ("--cni-cache", "cache")]
+        {
             command.arg(option).arg(self.0.join(name));
         }
         command.args(options.split_whitespace());
@@ -229,10 +231,16 @@ fn the_binary_stays_while_pods_are_there_that_it_captured() {
     node.runtime("add", &pod).succeeds();
     let remove = || Run::of(Command::new(BINARY).args(node.options("install")).arg("--remove")).succeeds();
     let told = remove();
-    assert!(told.contains("kept") && told.contains("1 pods that it captured are on this node"), "{told}");
+    assert!(
+        told.contains("kept") && told.contains("1 pods of this node were started with it and 1 are captured"),
+        "{told}"
+    );
     assert!(!node.folder.read("conf/10-mesh.conflist").contains("heddle-init"));
     assert_eq!(node.folder.names("bin"), ["heddle-init"]);
     fs::remove_dir_all(node.folder.join("state")).expect("it is there");
+    assert!(remove().contains("1 pods of this node were started with it and 0 are captured"));
+    // The list has our plugin no more, so that the runtime's library ends the pod without it.
+    node.runtime("del", &pod).succeeds();
     assert!(remove().contains("removed"));
     assert_eq!(node.folder.names("bin"), [""; 0]);
 }

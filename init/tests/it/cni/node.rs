@@ -123,10 +123,16 @@ impl Node {
     pub(crate) fn options(&self, command: &str) -> Vec<String> {
         let path = |name: &str| self.folder.join(name).display().to_string();
         let mut words = vec![command.to_owned()];
-        let places = [("cni-bin", "bin"), ("cni-conf", "conf"), ("state-directory", "state"), ("bpffs", "bpf")];
+        let places = [
+            ("cni-bin", "bin"),
+            ("cni-conf", "conf"),
+            ("cni-cache", "cache"),
+            ("state-directory", "state"),
+            ("bpffs", "bpf"),
+        ];
         words.extend(places.iter().flat_map(|(option, name)| [format!("--{option}"), path(name)]));
         if command == "agent" {
-            words.extend(["--cni-cache".to_owned(), path("cache"), "--interval".to_owned(), "100ms".to_owned()]);
+            words.extend(["--interval".to_owned(), "100ms".to_owned()]);
         }
         words
     }

@@ -3,10 +3,14 @@
 //! libcni (`libcni/api.go`, `cachedInfo`) writes `results/<network>-<container>-<interface>` when `ADD` is through, with what
 //! it told the plugins, the pod's annotations included, and removes it after `DEL`.
 
-use crate::cni::{
-    configuration::POD_ANNOTATIONS,
-    environment::{Arguments, is_container_id},
+use crate::{
+    cni::{
+        configuration::POD_ANNOTATIONS,
+        environment::{Arguments, is_container_id},
+    },
+    install::conflist,
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -17,26 +21,26 @@ use std::{
 
 /// One attachment.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Cached {
+pub struct Cached {
     /// Of the pod's sandbox.
-    pub(super) container_id: String,
+    pub container_id: String,
     /// The interface.
-    pub(super) interface: String,
+    pub interface: String,
     /// The network.
-    pub(super) network: String,
+    pub network: String,
     /// Where the network namespace was made.
-    pub(super) netns: PathBuf,
+    pub netns: PathBuf,
     /// Who the pod is.
-    pub(super) arguments: Arguments,
+    pub arguments: Arguments,
     /// Its annotations.
-    pub(super) annotations: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A file of the cache, in the version that was seen.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Entry {
+pub struct Entry {
     /// The file.
-    pub(super) path: PathBuf,
+    pub path: PathBuf,
     modified: (i64, i64),
     inode: u64,
 }
@@ -45,7 +49,7 @@ pub(super) struct Entry {
 ///
 /// # Errors
 /// When the folder cannot be read. That there is none is none: then no pod has been attached.
-pub(super) fn entries(cache: &Path) -> io::Result<Vec<Entry>> {
+pub fn entries(cache: &Path) -> io::Result<Vec<Entry>> {
     let files = match fs::read_dir(cache.join("results")) {
         Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -64,12 +68,30 @@ pub(super) fn entries(cache: &Path) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// How many attachments of the cache have our plugin in the configuration that the runtime keeps for their end.
+///
+/// # Errors
+/// When the cache cannot be read.
+pub fn with_our_plugin(cache: &Path) -> io::Result<usize> {
+    #[derive(Deserialize)]
+    struct Wire {
+        // Go writes bytes in base64.
+        config: String,
+    }
+    let names_it = |entry: &Entry| {
+        let config = fs::read_to_string(&entry.path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let list = config.and_then(|Wire { config }| STANDARD.decode(config).ok());
+        list.is_some_and(|list| conflist::count(&String::from_utf8_lossy(&list)).is_ok_and(|(_, ours)| ours > 0))
+    };
+    Ok(entries(cache)?.iter().filter(|entry| names_it(entry)).count())
+}
+
 impl Cached {
     /// What a file of the cache says; none when it is not about an interface of a pod.
     ///
     /// # Errors
     /// When it is not what libcni writes. Perhaps it is being written.
-    pub(super) fn parse(text: &str) -> Result<Option<Self>, String> {
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Wire {
