@@ -104,6 +104,11 @@ impl Pod {
         self.state.address()
     }
 
+    /// Its address in the other family.
+    pub fn other_address(&self) -> IpAddr {
+        if self.state.ipv6 { self.state.v4.into() } else { self.state.v6.into() }
+    }
+
     /// A port at its own address.
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.address(), port)

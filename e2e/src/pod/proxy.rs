@@ -3,7 +3,7 @@
 use super::Pod;
 use crate::{
     artifacts, cgroup,
-    mesh::{Controller, Mode, lock},
+    mesh::{Controller, lock},
     process::Launch,
     program,
     traffic::http,
@@ -84,13 +84,10 @@ impl<'a> Proxy<'a> {
         fs::write(&token, controller.token(&state.namespace, &state.service_account, &state.name)?)?;
         let owner = Some(shared.mode.proxy_uid());
         chown(&token, owner, owner)?;
-        let (launch, ebpf) = (self.launch()?, shared.mode == Mode::Ebpf);
-        let process = launch
-            .args(if ebpf {
-                vec!["--mode".as_ref(), "ebpf".as_ref(), "--capture-key".as_ref(), key.as_os_str()]
-            } else {
-                vec![]
-            })
+        let process = self
+            .launch()?
+            .args(["--mode", &shared.mode.to_string()])
+            .args(["--capture-key".as_ref(), key.as_os_str()])
             .args(["--controller-address", &SocketAddr::new(shared.node_address(), 15012).to_string()])
             .args(["--controller-name", "heddle-controller.heddle-system.svc"])
             .args(["--controller-root-cert".as_ref(), controller.root_certificate().as_os_str()])

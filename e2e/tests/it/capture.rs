@@ -1,8 +1,11 @@
 //! What is captured and what is not; that captured traffic is encrypted; and that capture leaves no trace.
 
-use crate::support::{Echo, PLAIN_MARKER, echo, prompt};
+use crate::{
+    bpf,
+    support::{Echo, PLAIN_MARKER, echo, prompt},
+};
 use anyhow::{Context, Result, ensure};
-use heddle_e2e::{App, Family, Pod, TestMesh, app::NGINX_BODY, process::Rights, program};
+use heddle_e2e::{App, Family, Mode, Pod, TestMesh, app::NGINX_BODY, mesh::PROXY_UID, process::Rights, program};
 use std::fs;
 
 scenarios! {
@@ -143,8 +146,10 @@ fn an_application_with_the_proxys_uid_is_captured(mesh: &TestMesh) -> Result<()>
     mesh.pod("web").serve(App::Nginx)?;
     let client = mesh.pod("client").start()?;
     let capture = client.capture()?;
-    let reply = client.curl_as(Rights::Root, "http://web/")?;
-    ensure!(reply.is_ok(), "{reply:?}");
+    for rights in [Rights::Root, Rights::User(PROXY_UID, PROXY_UID)] {
+        let reply = client.curl_as(rights, "http://web/")?;
+        ensure!(reply.is_ok(), "{rights:?}: {reply:?}");
+    }
     capture.finish()?.check_encrypted(PLAIN_MARKER)?;
     let entry = client.proxy().wait_entry("the request", |entry| entry.direction == "outbound")?;
     ensure!(entry.security == "mtls", "{entry:?}");
@@ -218,7 +223,7 @@ fn undo_leaves_no_trace(mesh: &TestMesh) -> Result<()> {
     Ok(())
 }
 
-/// Rules and routes of a pod, of both families, as text.
+/// Rules and routes of a pod, of both families, and what is attached to it, as text.
 fn kernel_state(pod: &Pod) -> Result<String> {
     let mut state = String::new();
     for command in
@@ -227,13 +232,19 @@ fn kernel_state(pod: &Pod) -> Result<String> {
         let words: Vec<&str> = command.split(' ').collect();
         state.push_str(&format!("# {command}\n{}", pod.exec_as(Rights::Harness, &words)?.success()?));
     }
+    // Without the links' ids: a second apply may replace a program.
+    let attached: Vec<_> = bpf::attached(pod)?.into_iter().map(|program| (program.hook, program.name)).collect();
+    state.push_str(&format!("# bpftool\n{attached:?}"));
     Ok(state)
 }
 
 fn every_part_has_the_rights_it_needs_and_no_more(mesh: &TestMesh) -> Result<()> {
     let web = mesh.pod("web").serve(App::Nginx)?;
-    // capabilities(7): CAP_NET_RAW is number 13.
-    check_rights(web.proxy().pid()?, 0, 1 << 13)?;
+    match mesh.mode() {
+        // capabilities(7): CAP_NET_RAW is number 13.
+        Mode::Tproxy => check_rights(web.proxy().pid()?, 0, 1 << 13)?,
+        Mode::Ebpf => check_rights(web.proxy().pid()?, PROXY_UID, 0)?,
+    }
     check_rights(mesh.controller().pid()?, 65532, 0)?;
     let (www_data, _) = program::user("www-data")?;
     for pid in web.app_pids() {

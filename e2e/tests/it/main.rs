@@ -7,10 +7,15 @@ use anyhow::Result;
 use heddle_e2e::{Family, Mode, TestMesh};
 
 /// Makes a test of each scenario `fn(&TestMesh) -> anyhow::Result<()>`, for every capture mode and family:
-/// `<file>::<mode>::<family>::<scenario>`. A new capture mode is one more row.
+/// `<file>::<mode>::<family>::<scenario>`. A new capture mode is one more row. `in ebpf Ebpf:` before the names makes tests
+/// for this mode alone.
 macro_rules! scenarios {
+    (in $module:ident $mode:ident: $($name:ident),+ $(,)?) => {
+        scenarios! { @mode $module $mode $($name)+ }
+    };
     ($($name:ident),+ $(,)?) => {
         scenarios! { @mode tproxy Tproxy $($name)+ }
+        scenarios! { @mode ebpf Ebpf $($name)+ }
     };
     (@mode $module:ident $mode:ident $($name:ident)+) => {
         mod $module {
@@ -31,14 +36,22 @@ macro_rules! scenarios {
     };
 }
 
+mod bpf;
+mod bypass;
 mod capture;
+mod client_address;
 mod drain;
+mod ebpf;
+mod guard;
 mod harness;
 mod mtls;
 mod peer;
 mod policy;
+mod restart;
 mod sensor;
+mod sockets;
 mod support;
+mod tampering;
 mod tcp;
 
 /// Runs one scenario on a mesh of its own.

@@ -33,6 +33,11 @@ impl Echo {
         Self::serve(mesh.node().run(|| TcpListener::bind(at))?.context("listening on the node")?)
     }
 
+    /// In a pod, at one address of whatever family.
+    pub(crate) fn at(pod: &Pod, at: SocketAddr) -> Result<Self> {
+        Self::serve(pod.run(|| TcpListener::bind(at))?.with_context(|| format!("listening at {at}"))?)
+    }
+
     /// Connections that reached it.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)

@@ -51,7 +51,11 @@ fn section(name: &str, text: &str) -> String {
         text.lines().map_while(|line| line.strip_prefix("//!")).take_while(|line| !line.is_empty()).collect();
     let mut section = format!("\n### `{name}`\n\n{}\n\n", about.join("").trim());
     for test in tests {
-        let often = if test.everywhere { "" } else { " (once)" };
+        let often = match &test.runs {
+            Runs::Everywhere => String::new(),
+            Runs::InMode(mode) => format!(" ({mode} only)"),
+            Runs::Once => " (once)".to_owned(),
+        };
         let tiers = if test.has_tiers { " (larger with `--full`)" } else { "" };
         let _ = writeln!(section, "- {}{often}{tiers}", test.name.replace('_', " "));
     }
@@ -61,29 +65,43 @@ fn section(name: &str, text: &str) -> String {
 #[derive(Debug, PartialEq, Eq)]
 struct Test {
     name: String,
-    /// Runs for every capture mode and address family.
-    everywhere: bool,
+    runs: Runs,
     /// Does more in the second tier.
     has_tiers: bool,
 }
 
-/// The names in `scenarios! { … }`, and the functions below `#[test]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Runs {
+    /// For every capture mode and address family.
+    Everywhere,
+    /// For one capture mode, in every address family.
+    InMode(String),
+    Once,
+}
+
+/// The names in `scenarios! { … }`, perhaps after `in <mode> <variant>:`, and the functions below `#[test]`.
 fn tests(text: &str) -> Vec<Test> {
     let mut tests = Vec::new();
     for (at, mark) in text.match_indices("scenarios! {") {
         let inside = text[at + mark.len()..].split('}').next().unwrap_or_default();
+        let (runs, inside) = match inside.trim_start().strip_prefix("in ").and_then(|rest| rest.split_once(':')) {
+            Some((mode, names)) if mode.split(' ').all(|word| !word.is_empty() && word.chars().all(is_word)) => {
+                (Runs::InMode(mode.split(' ').next().unwrap_or_default().to_owned()), names)
+            }
+            _ => (Runs::Everywhere, inside),
+        };
         // The macro's own definition has `@`, `$` and nothing that could be a name alone.
         let names = inside.split(',').map(str::trim).filter(|name| !name.is_empty() && name.chars().all(is_word));
         tests.extend(names.map(|name| Test {
             name: name.to_owned(),
-            everywhere: true,
+            runs: runs.clone(),
             has_tiers: has_tiers(text, name),
         }));
     }
     for (at, mark) in text.match_indices("#[test]\nfn ") {
         let name: String = text[at + mark.len()..].chars().take_while(|letter| is_word(*letter)).collect();
         let has_tiers = has_tiers(text, &name);
-        tests.push(Test { name, everywhere: false, has_tiers });
+        tests.push(Test { name, runs: Runs::Once, has_tiers });
     }
     tests
 }
@@ -105,11 +123,12 @@ mod tests {
 
     const FILE: &str = "//! What policy refuses,\n//! and grants.\n//!\n//! More.\n\nscenarios! {\n    a_denied_client_is_told,\n    b_grows,\n}\n
 fn a_denied_client_is_told(mesh: &TestMesh) -> Result<()> {\n    Ok(())\n}\n\nfn b_grows(mesh: &TestMesh) {\n    Tier::current().count();\n}\n
-#[test]\nfn c_stands_alone() {\n}\n";
+#[test]\nfn c_stands_alone() {\n}\n
+scenarios! {\n    in ebpf Ebpf:\n    d_has_a_mode,\n}\n";
 
     #[test]
     fn a_file_becomes_a_section_with_a_line_a_test() {
-        let expected = "\n### `policy`\n\nWhat policy refuses, and grants.\n\n- a denied client is told\n- b grows (larger with `--full`)\n- c stands alone (once)\n";
+        let expected = "\n### `policy`\n\nWhat policy refuses, and grants.\n\n- a denied client is told\n- b grows (larger with `--full`)\n- d has a mode (ebpf only)\n- c stands alone (once)\n";
         assert_eq!(section("policy", FILE), expected);
         assert_eq!(
             section(
