@@ -55,7 +55,7 @@ pub fn run(args: &AgentArgs) -> Result<(), AgentError> {
             round.run();
         }
         // Somebody who writes whenever we do would otherwise keep a core busy.
-        let is_on = !has_changed || waiter.pause(install::AFTER_CHANGE.min(args.interval));
+        let is_on = !has_changed || waiter.pause(install::AFTER_CHANGE);
         if !is_on || !waiter.changed_or(next.saturating_duration_since(Instant::now())) {
             println!("heddle-init: {}; ending, capture stays as it is", round.counters);
             return Ok(());

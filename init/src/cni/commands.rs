@@ -127,7 +127,7 @@ fn settings(configuration: &Configuration, attachment: &Attachment) -> Result<Op
             let details = format!(
                 "the runtime handed over no pod annotations, so whether this pod asks for capture is unknown: the configuration \
                  of heddle-init needs \"capabilities\": {{\"{POD_ANNOTATIONS}\": true}} (heddle-init install writes it), and the \
-                 runtime must be containerd from 1.6 or CRI-O"
+                 runtime must be containerd from 1.5 or CRI-O from 1.28"
             );
             return Err(CniError::new(Code::InvalidConfiguration, "the pod's annotations are unknown", details));
         }
