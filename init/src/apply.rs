@@ -20,7 +20,7 @@ pub enum ApplyError {
         /// The step.
         step: String,
         /// Why.
-        source: StepError,
+        source: Box<StepError>,
         /// What could not be undone.
         left: Vec<StepError>,
     },
@@ -52,7 +52,7 @@ pub fn apply(plan: &Plan) -> Result<(), ApplyError> {
             Ok(Done::Before) => {}
             Err(source) => {
                 let left = changed.into_iter().rev().filter_map(|step| take_back(step).err()).collect();
-                return Err(ApplyError::Step { step: step.to_string(), source, left });
+                return Err(ApplyError::Step { step: step.to_string(), source: Box::new(source), left });
             }
         }
     }

@@ -25,7 +25,7 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteError> 
     write_if(path, contents, mode, || true).map(|_| ())
 }
 
-/// As [`write`], if this is still so at the last moment; whether it was.
+/// As [`write()`], if this is still so at the last moment; whether it was.
 ///
 /// # Errors
 /// What the kernel says; then nothing has changed.

@@ -104,7 +104,8 @@ pub fn raise_loopback() -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let mut name = [0; libc::IFNAMSIZ];
     name[..2].copy_from_slice(&[b'l'.cast_signed(), b'o'.cast_signed()]);
-    let flags = libc::__c_anonymous_ifr_ifru { ifru_flags: (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short };
+    let up = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).expect("two of the lower bits");
+    let flags = libc::__c_anonymous_ifr_ifru { ifru_flags: up };
     let request = libc::ifreq { ifr_name: name, ifr_ifru: flags };
     // SAFETY: the descriptor is open because `socket` lives, and the kernel only reads `request`.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };

@@ -68,7 +68,7 @@ pub fn capture(record: &Record) -> Result<(), PodError> {
     let netns = netns_of(record)?;
     // The routes of capture need it, and a runtime may make the loopback network at the same time as the pod's.
     netns.enter(netns::raise_loopback)?.map_err(PodError::Loopback)?;
-    act_in(&netns, &args, |plan| capture::apply(plan))
+    act_in(&netns, &args, capture::apply)
 }
 
 /// How what is in force differs from what the record says: one sentence each, none when it is the same.
@@ -76,7 +76,7 @@ pub fn capture(record: &Record) -> Result<(), PodError> {
 /// # Errors
 /// When that cannot be told.
 pub fn differences(record: &Record) -> Result<Vec<String>, PodError> {
-    within(record, &record.args(), |plan| capture::differences(plan))
+    within(record, &record.args(), capture::differences)
 }
 
 /// Takes away what capture put in place, as far as it is still there.
@@ -90,7 +90,7 @@ pub fn release(records: &Records, record: &Record) -> Result<(), PodError> {
     if is_outlived {
         args = Args { mode: TPROXY.to_owned(), guard: None, pod_uid: None, ..args };
     }
-    match within(record, &args, |plan| capture::undo(plan)) {
+    match within(record, &args, capture::undo) {
         // What was in there went with it.
         Err(PodError::Netns(NetnsError::Open { .. } | NetnsError::SomethingElse { .. }) | PodError::OtherNetns(_)) => {
             if !is_outlived {

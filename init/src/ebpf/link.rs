@@ -98,7 +98,7 @@ fn info(object: BorrowedFd<'_>) -> io::Result<[u64; INFO_WORDS]> {
 fn word(info: &[u64], at: usize) -> u32 {
     let bytes = info[at / 2].to_ne_bytes();
     let (low, high) = bytes.split_at(4);
-    let half = if at % 2 == 0 { low } else { high };
+    let half = if at.is_multiple_of(2) { low } else { high };
     half.try_into().map_or(0, u32::from_ne_bytes)
 }
 
