@@ -100,8 +100,8 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } sockets SEC(".maps");
 
-/* An application's own address -> where it meant to go. Taken out by the proxy when it accepts; a stale entry is replaced
- * when its port is used again, so that there are never more than there are ports at the pod's few addresses. */
+/* An application's own address -> where it meant to go. Taken out when the proxy accepts, unless MPTCP is in use; a stale entry is
+ * replaced when its port is used again, so that there are never more than there are ports at the pod's few addresses. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 131072);
@@ -419,7 +419,11 @@ static inline struct endpoint *peer_of(struct bpf_sock *sk, const struct endpoin
 	if (state && (state->flags & (SOCKET_CAPTURED | SOCKET_DNS)))
 		return &state->original;
 	struct pair pair = { .local = *local, .remote = *peer };
-	return map_lookup(&clients, &pair);
+	struct endpoint *client = map_lookup(&clients, &pair);
+	if (!client && peer->port == be16(OUTBOUND_PORT) && is_loopback(peer->address))
+		/* An MPTCP socket: the storage is on the subflow's, which no program finds from here. */
+		return map_lookup(&originals, local);
+	return client;
 }
 
 SEC("cgroup/getpeername4")
@@ -462,6 +466,49 @@ int heddle_getpeername6(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
+/* A captured socket is bound to loopback in truth; the application should see the address that its pod has. */
+static inline int own_address(struct bpf_sock *sk, const struct endpoint *bound, __u32 *own)
+{
+	struct settings *now = map_lookup(&settings, &ZERO);
+	struct socket_state *state = sk ? storage_get(&sockets, sk, 0, 0) : 0;
+	if (!now || !state || !(state->flags & (SOCKET_CAPTURED | SOCKET_DNS)) || !is_loopback(bound->address))
+		return 0;
+	if (state->flags & SOCKET_PROBE)
+		/* The proxy recognizes its probe by the address that it really has. */
+		return 0;
+	/* All are read before one is chosen: an address in the map that depends on the family is forbidden, too. */
+	__u32 v4 = READ(now->own4[3]);
+	__u32 a = READ(now->own6[0]), b = READ(now->own6[1]), c = READ(now->own6[2]), d = READ(now->own6[3]);
+	int is4 = bound->address[2] == be32(0xffff);
+	own[0] = is4 ? 0 : a;
+	own[1] = is4 ? 0 : b;
+	own[2] = is4 ? be32(0xffff) : c;
+	own[3] = is4 ? v4 : d;
+	return own[3] != 0;
+}
+
+SEC("cgroup/getsockname4")
+int heddle_getsockname4(struct bpf_sock_addr *ctx)
+{
+	struct endpoint bound = {};
+	__u32 own[4];
+	destination4(ctx, &bound);
+	if (own_address(ctx->sk, &bound, own))
+		ctx->user_ip4 = own[3];
+	return 1;
+}
+
+SEC("cgroup/getsockname6")
+int heddle_getsockname6(struct bpf_sock_addr *ctx)
+{
+	struct endpoint bound = {};
+	__u32 own[4];
+	destination6(ctx, &bound);
+	if (own_address(ctx->sk, &bound, own))
+		set_destination6(ctx, own);
+	return 1;
+}
+
 /* The proxy's ports are the proxy's: with SO_REUSEPORT an application of its uid could take a share of its connections. */
 static inline int binding(struct bpf_sock_addr *ctx)
 {
@@ -487,12 +534,16 @@ int heddle_bind6(struct bpf_sock_addr *ctx)
 	return binding(ctx);
 }
 
-/* Protocols that carry data and that nobody captures: SCTP, DCCP, L2TP, UDP-Lite. */
+/* The guard refuses protocols that carry data and that nobody captures: SCTP, DCCP, L2TP, UDP-Lite. */
 SEC("cgroup/sock_create")
 int heddle_sock_create(struct bpf_sock *ctx)
 {
 	__u32 protocol = ctx->protocol;
-	if (ctx->type == SOCK_RAW_TYPE || protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_MPTCP ||
+	struct settings *now = map_lookup(&settings, &ZERO);
+	struct counters *all = counted();
+	if (protocol == IPPROTO_MPTCP && all)
+		all->mptcp = 1;
+	if (!now || !(now->flags & GUARD) || ctx->type == SOCK_RAW_TYPE || protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_MPTCP ||
 	    protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6)
 		return 1;
 	count_refusal(REASON_PROTOCOL);
@@ -574,7 +625,7 @@ int heddle_setsockopt(struct bpf_sockopt *ctx)
 	return 1;
 }
 
-/* Where the client of this accepted connection meant to go: known once, since it is taken out here. */
+/* Where the client of this accepted connection meant to go. Asked once, so it is taken out, but for getpeername of MPTCP. */
 static inline int destination(struct bpf_sock *sk, struct endpoint *to)
 {
 	struct endpoint client = {};
@@ -584,7 +635,9 @@ static inline int destination(struct bpf_sock *sk, struct endpoint *to)
 	if (!original)
 		return 0;
 	*to = *original;
-	map_delete(&originals, &client);
+	struct counters *all = counted();
+	if (all && !all->mptcp)
+		map_delete(&originals, &client);
 	return 1;
 }
 

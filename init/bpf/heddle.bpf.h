@@ -70,6 +70,8 @@ struct pair {
 struct settings {
 	__u32 version;
 	__u32 flags;
+	__u32 own4[4]; /* the pod's addresses, zero where it has none */
+	__u32 own6[4];
 };
 
 struct claim {
@@ -81,6 +83,7 @@ struct counters {
 	__u64 refused[REASONS];
 	__u64 flows;
 	__u64 overflow;
+	__u64 mptcp; /* 1 when a process of the pod has made an MPTCP socket */
 };
 
 struct flow_key {
@@ -118,9 +121,9 @@ struct socket_state {
 #define FLOWS_MAX 256
 
 _Static_assert(sizeof(struct endpoint) == 20, "as in init/abi/src/ebpf.rs");
-_Static_assert(sizeof(struct settings) == 8, "as in init/abi/src/ebpf.rs");
+_Static_assert(sizeof(struct settings) == 40, "as in init/src/ebpf/maps.rs");
 _Static_assert(sizeof(struct claim) == 40, "as in init/abi/src/ebpf.rs");
-_Static_assert(sizeof(struct counters) == 144, "as in init/abi/src/ebpf.rs");
+_Static_assert(sizeof(struct counters) == 152, "as in init/abi/src/ebpf.rs");
 _Static_assert(sizeof(struct flow) == 32, "as in init/abi/src/ebpf.rs");
 _Static_assert(sizeof(struct network) == 20, "as in init/src/ebpf/maps.rs");
 

@@ -33,6 +33,8 @@ pub struct Programs {
     pub place: Place,
     /// Bits of `struct settings`.
     pub flags: u32,
+    /// The pod's own addresses, IPv4 mapped and IPv6; unspecified where it has none.
+    pub own: [Ipv6Addr; 2],
     /// What is attached, in this order: what sends connections to the proxy comes last.
     pub hooks: Vec<Hook>,
     /// Destinations that are not simply captured.
@@ -75,6 +77,8 @@ pub enum Hook {
     Setsockopt,
     Getpeername4,
     Getpeername6,
+    Getsockname4,
+    Getsockname6,
     Recvmsg4,
     Recvmsg6,
     Bind4,
@@ -89,13 +93,15 @@ pub enum Hook {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::SkLookup,
         Self::SockOps,
         Self::Getsockopt,
         Self::Setsockopt,
         Self::Getpeername4,
         Self::Getpeername6,
+        Self::Getsockname4,
+        Self::Getsockname6,
         Self::Recvmsg4,
         Self::Recvmsg6,
         Self::Bind4,
@@ -126,6 +132,8 @@ impl Hook {
             Self::Setsockopt => (22, "setsockopt"),
             Self::Getpeername4 => (29, "getpeername4"),
             Self::Getpeername6 => (30, "getpeername6"),
+            Self::Getsockname4 => (31, "getsockname4"),
+            Self::Getsockname6 => (32, "getsockname6"),
             Self::SkLookup => (36, "sk_lookup"),
         }
     }
@@ -134,14 +142,19 @@ impl Hook {
     fn is_needed(self, config: &Config) -> bool {
         let (captures, guards) = (config.mode == Mode::Ebpf, config.guard != Guard::Off);
         match self {
-            Self::SkLookup | Self::SockOps | Self::Getpeername4 | Self::Getpeername6 => captures,
+            Self::SkLookup
+            | Self::SockOps
+            | Self::Getpeername4
+            | Self::Getpeername6
+            | Self::Getsockname4
+            | Self::Getsockname6 => captures,
             Self::Recvmsg4 | Self::Recvmsg6 => captures && config.dns,
-            Self::SockCreate => guards,
             Self::Egress => guards && !captures,
             Self::Getsockopt
             | Self::Setsockopt
             | Self::Bind4
             | Self::Bind6
+            | Self::SockCreate
             | Self::Sendmsg4
             | Self::Sendmsg6
             | Self::Connect4
@@ -156,6 +169,7 @@ pub fn programs(config: &Config, kernel: &Kernel, place: Place) -> Option<Progra
     (!hooks.is_empty()).then(|| Programs {
         place,
         flags: flags(config),
+        own: own(kernel),
         hooks,
         out_networks: out_networks(&config.outbound.networks, kernel),
         in_networks: networks(&config.inbound.networks).map(|network| (network, NETWORK_EXCLUDED)).collect(),
@@ -176,6 +190,18 @@ fn flags(config: &Config) -> u32 {
         Mode::Ebpf => CAPTURE | guard,
         Mode::Tproxy => guard,
     }
+}
+
+/// Of several, the first that is not of a link only.
+fn own(kernel: &Kernel) -> [Ipv6Addr; 2] {
+    let global = |address: &&IpAddr| match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    };
+    [true, false].map(|is_ipv4| {
+        let of_family = kernel.addresses.iter().filter(global).find(|address| address.is_ipv4() == is_ipv4);
+        of_family.map_or(Ipv6Addr::UNSPECIFIED, |address| Network::host(*address).address)
+    })
 }
 
 fn out_networks(excluded: &Networks, kernel: &Kernel) -> BTreeMap<Network, u32> {

@@ -55,6 +55,8 @@ pub struct Counters {
     pub flows: u64,
     /// What belongs to flows that found no record.
     pub overflow: u64,
+    /// 1 when a process of the pod has made an MPTCP socket.
+    pub mptcp: u64,
 }
 
 /// One destination that applications of the pod reached past the proxy, or did not.
@@ -161,6 +163,7 @@ impl Counters {
         counters.refused.fill_with(|| numbers.next().unwrap_or_default());
         counters.flows = numbers.next().unwrap_or_default();
         counters.overflow = numbers.next().unwrap_or_default();
+        counters.mptcp = numbers.next().unwrap_or_default();
         counters
     }
 }
@@ -213,7 +216,7 @@ fn number(bytes: &[u8]) -> u64 {
 
 // The C side asserts the same numbers.
 const _: () = assert!(size_of::<Endpoint>() == 20);
-const _: () = assert!(size_of::<Counters>() == 144);
+const _: () = assert!(size_of::<Counters>() == 152);
 const _: () = assert!(size_of::<Flow>() == 32);
 
 #[cfg(test)]
@@ -234,7 +237,7 @@ mod tests {
     fn records_are_read_as_the_kernel_lays_them_out() {
         let mut bytes = [0; Counters::BYTES];
         bytes[8..16].copy_from_slice(&7_u64.to_ne_bytes());
-        bytes[136..].copy_from_slice(&9_u64.to_ne_bytes());
+        bytes[136..144].copy_from_slice(&9_u64.to_ne_bytes());
         let counters = Counters::from_bytes(bytes);
         assert_eq!((counters.refused[Reason::Device as usize], counters.overflow), (7, 9));
 

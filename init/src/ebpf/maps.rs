@@ -28,19 +28,16 @@ pub(super) fn fill(ebpf: &mut Ebpf, planned: &Programs) -> Result<(), EbpfError>
         fill_numbers(&mut map, keys).map_err(|source| broken(name, source))?;
     }
     let mut settings =
-        Array::<_, [u32; 2]>::try_from(find(ebpf, SETTINGS)?).map_err(|source| broken(SETTINGS, source))?;
-    settings.set(0, [VERSION, planned.flags], 0).map_err(|source| broken(SETTINGS, source))
+        Array::<_, Settings>::try_from(find(ebpf, SETTINGS)?).map_err(|source| broken(SETTINGS, source))?;
+    settings.set(0, words(planned), 0).map_err(|source| broken(SETTINGS, source))
 }
 
 /// How the pinned maps differ from the plan.
 pub(super) fn differences(pins: &Path, planned: &Programs) -> Vec<String> {
     let mut differences = Vec::new();
-    match read::<Array<MapData, [u32; 2]>>(pins, SETTINGS).and_then(|map| map.get(&0, 0)) {
-        Ok(found) if found == [VERSION, planned.flags] => {}
-        Ok([version, flags]) => differences.push(format!(
-            "map {SETTINGS} has flags {flags:#x} of version {version}, not {:#x} of {VERSION}",
-            planned.flags
-        )),
+    match read::<Array<MapData, Settings>>(pins, SETTINGS).and_then(|map| map.get(&0, 0)) {
+        Ok(found) if found == words(planned) => {}
+        Ok(_) => differences.push(format!("map {SETTINGS} has not the planned flags and addresses")),
         Err(error) => differences.push(format!("map {SETTINGS} cannot be read: {error}")),
     }
     for (name, networks) in [("out_networks", &planned.out_networks), ("in_networks", &planned.in_networks)] {
@@ -61,7 +58,21 @@ pub(super) fn differences(pins: &Path, planned: &Programs) -> Vec<String> {
 
 /// The version of the pinned maps; none when there are none.
 pub(super) fn version(pins: &Path) -> Option<u32> {
-    read::<Array<MapData, [u32; 2]>>(pins, SETTINGS).and_then(|map| map.get(&0, 0)).ok().map(|[version, _]| version)
+    read::<Array<MapData, Settings>>(pins, SETTINGS).and_then(|map| map.get(&0, 0)).ok().map(|words| words[0])
+}
+
+/// `struct settings` of bpf/heddle.bpf.h.
+type Settings = [u32; 10];
+
+fn words(planned: &Programs) -> Settings {
+    let mut words = [VERSION, planned.flags, 0, 0, 0, 0, 0, 0, 0, 0];
+    let own = planned.own.iter().flat_map(|address| address.octets().chunks(4).map(word).collect::<Vec<_>>());
+    words.iter_mut().skip(2).zip(own).for_each(|(to, from)| *to = from);
+    words
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.try_into().map_or(0, u32::from_ne_bytes)
 }
 
 fn numbers(planned: &Programs) -> [(&'static str, &BTreeSet<u32>); 3] {
