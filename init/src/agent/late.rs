@@ -70,7 +70,7 @@ fn capture_one(round: &mut Round, cached: Cached) -> Result<(), String> {
         }
         Err(error) => return Err(format!("{what}: {}", chain(&error))),
     };
-    let record = Record {
+    let mut record = Record {
         schema: SCHEMA,
         container_id: cached.container_id,
         interfaces: [cached.interface].into(),
@@ -80,8 +80,10 @@ fn capture_one(round: &mut Round, cached: Cached) -> Result<(), String> {
         pod,
         capture,
         bpffs: round.bpffs.clone(),
+        cgroup: None,
     };
     pod::capture(&record).map_err(|error| format!("{record}: cannot be captured late: {}", chain(&error)))?;
+    record.cgroup = pod::cgroup_of(&record);
     round
         .records
         .write(&record)

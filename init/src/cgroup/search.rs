@@ -81,8 +81,9 @@ fn below(from: &Path, levels: usize, wanted: &dyn Fn(&str, &fs::Metadata) -> boo
     let folders: Vec<_> = fs::read_dir(from)
         .ok()?
         .flatten()
+        // A directory of cgroups has some seventy files, and only its subdirectories are worth a stat(2).
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
-        .filter(|(_, metadata)| metadata.is_dir())
         .collect();
     let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     if let Some((path, _)) = folders.iter().find(|(path, metadata)| wanted(&name(path), metadata)) {

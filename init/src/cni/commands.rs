@@ -31,6 +31,7 @@ pub fn add(configuration: &Configuration, attachment: &Attachment) -> Result<Str
         record.interfaces.extend(held.record.interfaces.iter().cloned());
     }
     pod::capture(&record).map_err(|error| failed(&record, "cannot capture the pod", &error))?;
+    record.cgroup = pod::cgroup_of(&record);
     records.write(&record).map_err(|error| {
         // What is not recorded would be neither repaired nor removed.
         let left = pod::release(&records, &record).err().map(|left| format!("; and not undone: {}", chain(&left)));
@@ -156,6 +157,7 @@ fn record(configuration: &Configuration, attachment: &Attachment, capture: Setti
         pod: Pod { namespace: arguments.pod_namespace().to_owned(), name: arguments.pod_name().to_owned(), uid },
         capture,
         bpffs: configuration.own.bpffs.clone(),
+        cgroup: None,
     })
 }
 

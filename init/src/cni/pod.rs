@@ -71,6 +71,13 @@ pub fn capture(record: &Record) -> Result<(), PodError> {
     act_in(&netns, &args, capture::apply)
 }
 
+/// The cgroup that a captured pod's programs are attached to; none when it has none.
+pub fn cgroup_of(record: &Record) -> Option<PathBuf> {
+    let config = Config::new(&record.args()).ok()?;
+    let cgroup = Place::find(&config).cgroup.ok()?;
+    Some(cgroup.path)
+}
+
 /// How what is in force differs from what the record says: one sentence each, none when it is the same.
 ///
 /// # Errors
@@ -84,7 +91,8 @@ pub fn differences(record: &Record) -> Result<Vec<String>, PodError> {
 /// # Errors
 /// What could not be removed.
 pub fn release(records: &Records, record: &Record) -> Result<(), PodError> {
-    let mut args = record.args();
+    // Its cgroup is looked for again, so that one that was made for it goes, too.
+    let mut args = Args { cgroup: None, ..record.args() };
     // The programs of a pod belong to its newest sandbox; of an older one only rules can be left.
     let is_outlived = records.has_another_of_pod(record)?;
     if is_outlived {

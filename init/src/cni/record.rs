@@ -40,6 +40,9 @@ pub struct Record {
     pub capture: Settings,
     /// Where its programs are pinned.
     pub bpffs: PathBuf,
+    /// The cgroup that they are attached to, which saves looking for it at every check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// A pod, as Kubernetes names it.
@@ -105,7 +108,9 @@ pub enum RecordError {
 impl Record {
     /// The options that `heddle-init apply` would be given for this pod.
     pub fn args(&self) -> Args {
-        self.capture.args(self.pod.uid.as_deref(), &self.bpffs)
+        let args = self.capture.args(self.pod.uid.as_deref(), &self.bpffs);
+        // One that is gone may be back elsewhere.
+        Args { cgroup: self.cgroup.clone().filter(|path| path.is_dir()), ..args }
     }
 }
 

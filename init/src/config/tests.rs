@@ -88,11 +88,11 @@ fn dns_cannot_be_captured_and_excluded() {
 
 #[test]
 fn all_mistakes_come_together() {
-    let options = ["--mode", "ebpf", "--exclude-inbound-ports", "0,15001", "--exclude-outbound-cidrs", "x"];
+    let options = ["--mode", "nat", "--exclude-inbound-ports", "0,15001", "--exclude-outbound-cidrs", "x"];
     let error = config(&options).expect_err("four mistakes");
     assert_eq!(error.mistakes.len(), 4, "{error}");
     assert!(
-        error.to_string().starts_with("4 mistakes in the options:\n  --mode: `ebpf` is not a mode; write tproxy\n")
+        error.to_string().starts_with("4 mistakes in the options:\n  --mode: `nat` is not a mode; write tproxy or ebpf\n")
     );
 }
 

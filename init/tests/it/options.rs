@@ -10,11 +10,11 @@ fn init() -> Command {
 #[test]
 fn all_mistakes_are_reported_together() {
     let wrong =
-        ["show", "--mode", "ebpf", "--exclude-inbound-ports", "http,15001", "--exclude-outbound-cidrs", "10.0.0.1/8"];
+        ["show", "--mode", "nat", "--exclude-inbound-ports", "http,15001", "--exclude-outbound-cidrs", "10.0.0.1/8"];
     let stderr = Run::of(init().args(wrong)).fails();
     for mistake in [
         "4 mistakes in the options",
-        "--mode: `ebpf` is not a mode; write tproxy",
+        "--mode: `nat` is not a mode; write tproxy or ebpf",
         "--exclude-inbound-ports: `http` is not a port",
         "--exclude-inbound-ports: 15001 is where the proxy takes captured connections",
         "--exclude-outbound-cidrs: `10.0.0.1/8` has bits set behind its prefix; write 10.0.0.0/8",
