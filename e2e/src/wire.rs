@@ -38,7 +38,10 @@ impl<'a> Capture<'a> {
     /// # Errors
     /// When tcpdump does not listen within the usual patience.
     pub fn start(node: &'a Namespace, port: &str, pod: IpAddr, file: PathBuf) -> Result<Self> {
-        let filter = format!("udp port {MARK_PORT} or ((tcp or udp) and not host {NODE_V4} and not host {NODE_V6})");
+        // `tcp` does not look behind a routing header of IPv6 (pcap-filter(7)).
+        let filter = format!(
+            "udp port {MARK_PORT} or ((tcp or udp or ip6 proto 43) and not host {NODE_V4} and not host {NODE_V6})"
+        );
         let mut tcpdump = Launch::new(node, program::system("tcpdump")?, Rights::Harness)
             // A big buffer: bulk transfers come faster than a debug build's neighbours leave time to write.
             .args(["--immediate-mode", "-U", "-n", "-s", "0", "-B", "65536", "-Z", "root", "-i", port, "-w"])
@@ -146,6 +149,11 @@ impl Traffic {
         ensure!(self.occurrences(marker) == 0, "`{marker}` is readable");
         ensure!(self.tls_records() > 0, "there is no TLS record on the wire: the capture saw nothing that matters");
         Ok(())
+    }
+
+    /// Whether anybody sent anything by TCP to this address.
+    pub fn reaches(&self, address: IpAddr) -> bool {
+        self.streams.keys().any(|(_, to)| to.ip() == address)
     }
 
     /// The ports that were dialled, each once.

@@ -92,14 +92,19 @@ fn ipv4(packet: &[u8]) -> Option<Packet<'_>> {
     transport(*packet.get(9)?, (address(12)?, address(16)?), packet.get(header..total)?)
 }
 
-/// RFC 8200, section 3. Extension headers do not occur before TCP or UDP here.
+/// RFC 8200, sections 3 and 4: hop-by-hop options, routing and destination options may stand before TCP or UDP.
 fn ipv6(packet: &[u8]) -> Option<Packet<'_>> {
     let address = |at: usize| -> Option<IpAddr> {
         let octets: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
         Some(Ipv6Addr::from(octets).into())
     };
     let length = usize::from(u16_be(packet, 4)?);
-    transport(*packet.get(6)?, (address(8)?, address(24)?), packet.get(40..40 + length)?)
+    let (mut next, mut bytes) = (*packet.get(6)?, packet.get(40..40 + length)?);
+    while EXTENSIONS.contains(&next) {
+        next = *bytes.first()?;
+        bytes = bytes.get(usize::from(*bytes.get(1)?) * 8 + 8..)?;
+    }
+    transport(next, (address(8)?, address(24)?), bytes)
 }
 
 fn transport(protocol: u8, ends: (IpAddr, IpAddr), bytes: &[u8]) -> Option<Packet<'_>> {
@@ -143,6 +148,8 @@ const MAGIC: u32 = 0xa1b2_c3d4;
 const LINKTYPE_ETHERNET: u32 = 1;
 const FILE_HEADER_BYTES: usize = 24;
 const PACKET_HEADER_BYTES: usize = 16;
+/// Extension headers of IPv6: hop-by-hop options, routing, destination options.
+const EXTENSIONS: [u8; 3] = [0, 43, 60];
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SYN: u8 = 0x02;

@@ -2,6 +2,7 @@
 //!
 //! Each attempt has a control beside it: the same from a pod without capture gets through, and is seen on the wire.
 
+mod detours;
 mod family;
 mod ports;
 mod refused;
@@ -9,6 +10,7 @@ mod ways;
 
 use crate::support::Echo;
 use anyhow::{Result, ensure};
+use detours::no_option_leads_a_socket_out;
 use family::{a_late_family_is_closed, the_other_family_is_captured_too};
 use heddle_e2e::{Family, Mode, Pod, TestMesh, cgroup, mesh::PROXY_UID, pod, wire::Traffic};
 use ports::{nobody_shares_the_proxys_ports, the_proxys_ports_lead_nowhere};
@@ -18,6 +20,7 @@ use ways::{End, WAYS, Who, ensure_delivered};
 scenarios! {
     every_way_to_connect_is_captured,
     the_other_family_is_captured_too,
+    no_option_leads_a_socket_out,
     what_cannot_be_captured_is_refused,
     a_strict_guard_refuses_other_udp,
     the_proxys_ports_lead_nowhere,
@@ -48,13 +51,16 @@ fn every_way_to_connect_is_captured(mesh: &TestMesh) -> Result<()> {
 
     let wire = client.capture()?;
     let (app, nested) = (application(&client), client.cgroup().container("app/nested"));
+    let late = client.cgroup().container("debugger");
     nested.make()?;
+    late.make()?;
     let mut words = Vec::new();
     for way in WAYS {
         for (place, container, uid) in [
             ("an application", &app, NOBODY),
             ("the proxy's uid", &app, proxy_uid(mesh)),
             ("a nested cgroup", &nested, NOBODY),
+            ("a later container", &late, NOBODY),
         ] {
             let word = word(words.len());
             let end = Who { pod: &client, container, uid }.attempt(way, web.at(9000), &word)?;

@@ -66,10 +66,12 @@ fn dial(to: SocketAddr, word: &str) -> Result<String> {
     Ok(format!("ended after {} bytes", answer.len()))
 }
 
-fn own_addresses(pod: &Pod) -> [IpAddr; 2] {
-    let loopback: IpAddr =
-        if pod.address().is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-    [loopback, pod.address()]
+/// Those by which an application may mean its own pod; the unspecified one is loopback to connect(2).
+fn own_addresses(pod: &Pod) -> [IpAddr; 3] {
+    match pod.address() {
+        own @ IpAddr::V4(_) => [Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into(), own],
+        own @ IpAddr::V6(_) => [Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into(), own],
+    }
 }
 
 /// Connections that the proxy of `pod` has accepted, in both directions.

@@ -16,7 +16,7 @@ use std::{
 /// One way of sending a datagram.
 type Send = fn(SocketAddr, &[u8]) -> io::Result<usize>;
 
-const SENDS: [(&str, Send); 4] = [
+const SENDS: [(&str, Send); 5] = [
     ("sendto(2)", |to, word| UdpSocket::bind(sockets::any(to, 0))?.send_to(word, to)),
     ("connect(2) and send(2)", |to, word| {
         let socket = UdpSocket::bind(sockets::any(to, 0))?;
@@ -30,6 +30,11 @@ const SENDS: [(&str, Send); 4] = [
     }),
     ("sendto(2) on an IPv6 socket", |to, word| {
         let to = sockets::mapped(to);
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_only_v6(false)?;
+        socket.send_to(word, &to.into())
+    }),
+    ("sendto(2) with an address of IPv4 on an IPv6 socket", |to, word| {
         let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_only_v6(false)?;
         socket.send_to(word, &to.into())

@@ -6,7 +6,7 @@ use heddle_e2e::{Pod, cgroup::Container};
 use socket2::{Protocol, SockAddr};
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ pub(super) const WAYS: [Way; 8] = [
     Way { name: "connect(2)", open: |to, word| send(TcpStream::connect(to)?, word) },
     Way { name: "connect(2), non-blocking", open: non_blocking },
     Way { name: "connect(2) on an IPv6 socket", open: |to, word| send(TcpStream::connect(sockets::mapped(to))?, word) },
-    Way { name: "connect(2) on a bound socket", open: bound },
+    Way { name: "connect(2) from the pod's address", open: bound },
     Way { name: "MPTCP", open: mptcp },
     Way { name: "sendto(2) with MSG_FASTOPEN", open: fast_open_send },
     Way { name: "TCP_FASTOPEN_CONNECT", open: fast_open_connect },
@@ -43,8 +43,11 @@ fn non_blocking(to: SocketAddr, word: &[u8]) -> io::Result<TcpStream> {
 }
 
 fn bound(to: SocketAddr, word: &[u8]) -> io::Result<TcpStream> {
+    // The address that this pod has on the way there.
+    let probe = UdpSocket::bind(sockets::any(to, 0))?;
+    probe.connect(to)?;
     let socket = sockets::stream(to, Protocol::TCP)?;
-    socket.bind(&sockets::any(to, 0).into())?;
+    socket.bind(&SocketAddr::new(probe.local_addr()?.ip(), 0).into())?;
     socket.connect(&to.into())?;
     send(sockets::into_stream(socket), word)
 }
