@@ -39,10 +39,10 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Select {
-    /// Those whose annotation `heddle.dev/capture` names a mode.
+    /// Those whose annotation `heddle.dev/capture` names a mode, `tproxy` or `ebpf`.
     #[default]
     Annotated,
-    /// Every pod of the node's network whose annotation does not say `false`, whether or not it has a proxy.
+    /// Every pod of the node's network whose annotation does not say `false`, also those without a proxy.
     All,
 }
 

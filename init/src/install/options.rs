@@ -60,8 +60,7 @@ pub struct Places {
 #[derive(Debug, Clone, clap::Args)]
 #[command(mut_arg("pod_uid", |option| option.hide(true)), mut_arg("cgroup", |option| option.hide(true)))]
 pub struct NodeArgs {
-    /// Which pods are captured: `annotated`, those with the annotation heddle.dev/capture: tproxy or ebpf; `all`, every pod
-    /// of the node's network unless the annotation says false, also those without a proxy.
+    /// Which pods are captured.
     #[arg(long, env = "HEDDLE_SELECT", value_name = "WHICH", value_enum, default_value_t)]
     pub select: Select,
 
