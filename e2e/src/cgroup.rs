@@ -174,16 +174,18 @@ fn make_threaded(path: &Path) -> Result<()> {
     if fs::read_to_string(&kind).is_ok_and(|kind| kind.trim() == "threaded") {
         return Ok(());
     }
-    match fs::write(&kind, "threaded") {
-        Ok(()) => Ok(()),
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => bail!(
+    let Err(error) = fs::write(&kind, "threaded") else { return Ok(()) };
+    // Of no use, and in nobody's way when it cannot be removed.
+    let _ = fs::remove_dir(path);
+    if error.raw_os_error() == Some(libc::EOPNOTSUPP) {
+        bail!(
             "the kernel allows no threaded cgroup at {}: the cgroup that this program runs in has domain controllers enabled in \
              cgroup.subtree_control, or domain children with processes in them (cgroups(7), \"Thread mode\"); run it in a \
              cgroup of its own, such as `systemd-run --scope` makes",
             path.display()
-        ),
-        Err(error) => Err(error).with_context(|| format!("writing {}", kind.display())),
+        );
     }
+    Err(error).with_context(|| format!("writing {}", kind.display()))
 }
 
 /// The directory of our own cgroup.
