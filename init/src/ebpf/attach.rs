@@ -125,7 +125,8 @@ pub(super) fn place(place: &Place) -> Result<(&Cgroup, &Path), EbpfError> {
 
 fn attach(planned: &Programs, cgroup: &Cgroup, folder: &Path) -> Result<(), EbpfError> {
     let unusable = |source| EbpfError::Pins { path: folder.to_owned(), source };
-    let bpffs = folder.ancestors().find(|path| path.exists()).unwrap_or(folder);
+    // The folder of this pod, in that of all pods, in the bpffs.
+    let bpffs = folder.ancestors().nth(2).unwrap_or(folder);
     if !pins::is_bpffs(bpffs).map_err(unusable)? {
         return Err(EbpfError::NotBpffs(bpffs.to_owned()));
     }

@@ -6,6 +6,7 @@
 mod agent;
 mod apply;
 mod cni;
+mod ebpf;
 mod errors;
 mod exclusions;
 mod install;

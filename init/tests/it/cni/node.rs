@@ -306,7 +306,8 @@ pub(crate) fn arguments(pod: &Sandbox) -> String {
     )
 }
 
-fn cgroup_mount() -> PathBuf {
+/// Where cgroup2 is mounted.
+pub(crate) fn cgroup_mount() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 is mounted");
     line.split(' ').nth(4).expect("a mount has a place").into()
