@@ -606,11 +606,29 @@ static inline int set_option(struct bpf_sockopt *ctx, struct bpf_sock *sk)
 	return 0;
 }
 
+/* Source routes, and a device chosen after the socket was handed to the proxy. */
+static inline int leads_past_proxy(struct bpf_sockopt *ctx, struct bpf_sock *sk)
+{
+	__u32 level = ctx->level, name = ctx->optname;
+	if (level == LEVEL_IPV6)
+		return name == IPV6_RTHDR || name == IPV6_2292PKTOPTIONS;
+	if (level == LEVEL_IP)
+		return name == IP_OPTIONS && ctx->optlen > 0;
+	if (level != LEVEL_SOCKET || (name != SO_BINDTODEVICE && name != SO_BINDTOIFINDEX))
+		return 0;
+	struct socket_state *state = sk ? storage_get(&sockets, sk, 0, 0) : 0;
+	return state && (state->flags & (SOCKET_CAPTURED | SOCKET_DNS));
+}
+
 SEC("cgroup/setsockopt")
 int heddle_setsockopt(struct bpf_sockopt *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	if (ctx->level != OPTION_LEVEL) {
+		if (leads_past_proxy(ctx, sk) && !is_proxy()) {
+			count_refusal(REASON_OPTION);
+			return 0;
+		}
 		/* Of a longer value only the first page is here; 0: the kernel takes the caller's. */
 		if (ctx->optlen > 4096)
 			ctx->optlen = 0;
@@ -798,11 +816,15 @@ int heddle_sk_lookup(struct bpf_sk_lookup *ctx)
 	return failed ? SK_DROP : SK_PASS;
 }
 
-/* The guard beside TPROXY, on what leaves the pod: a connection that begins there and that nftables did not send to the proxy. */
+/* The guard on what leaves the pod: a connection that begins there and that was not sent to the proxy, a packet that was and leaves
+ * all the same, and a route that the packet itself gives. */
 SEC("cgroup_skb/egress")
 int heddle_egress(struct __sk_buff *skb)
 {
-	if (skb->ifindex == LOOPBACK_INDEX || skb->mark == OWN_MARK)
+	struct settings *now = map_lookup(&settings, &ZERO);
+	if (skb->ifindex == LOOPBACK_INDEX || !now)
+		return 1;
+	if (now->flags & CAPTURE ? is_claimed_by(skb_cgroup(skb)) : skb->mark == OWN_MARK)
 		return 1;
 	struct endpoint to = {};
 	__u8 first, protocol;
@@ -819,6 +841,8 @@ int heddle_egress(struct __sk_buff *skb)
 		if (skb_load(skb, 6, &protocol, 1) || skb_load(skb, 24, to.address, 16))
 			return 0;
 	}
+	if (is_loopback(to.address) || (first >> 4 == 6 && protocol == NEXT_HEADER_ROUTING))
+		return refuse(&to, protocol, REASON_NOT_CAPTURED) != REFUSE;
 	if (protocol != IPPROTO_TCP)
 		return 1;
 	__u8 tcp_flags;

@@ -52,6 +52,7 @@ enum reason {
 	REASON_NO_LISTENER = 6,  /* inbound, and the proxy does not listen */
 	REASON_CLAIM = 7,        /* a private option of somebody who is not the proxy */
 	REASON_EXCLUDED = 8,     /* TCP or UDP to an excluded destination: passes */
+	REASON_OPTION = 9,       /* a socket option that leads past the proxy */
 	REASONS = 16,
 };
 
@@ -133,6 +134,18 @@ _Static_assert(sizeof(struct network) == 20, "as in init/src/ebpf/maps.rs");
 #define __type(name, type) typeof(type) *name
 #define LIBBPF_PIN_BY_NAME 1
 
+/* Socket options that lead packets elsewhere than the socket's address says (ip(7), ipv6(7), socket(7)). */
+#define LEVEL_IP 0
+#define LEVEL_SOCKET 1
+#define LEVEL_IPV6 41
+#define IP_OPTIONS 4
+#define IPV6_2292PKTOPTIONS 6
+#define IPV6_RTHDR 57
+#define SO_BINDTODEVICE 25
+#define SO_BINDTOIFINDEX 62
+/* IPv6's routing header (RFC 8200, section 4.4). */
+#define NEXT_HEADER_ROUTING 43
+
 /* Takes the address of a family from a context or socket. All fields are read before one is chosen: else clang merges the two
  * families into one read at a computed offset, and the verifier forbids arithmetic on such pointers. */
 #define READ(field) (*(volatile __u32 *)&(field))
@@ -164,6 +177,7 @@ static long (*const sk_assign)(void *ctx, void *sk, __u64 flags) = (void *)BPF_F
 static long (*const sk_release)(void *sk) = (void *)BPF_FUNC_sk_release;
 static long (*const sock_map_update)(struct bpf_sock_ops *ctx, void *map, void *key, __u64 flags) = (void *)BPF_FUNC_sock_map_update;
 static long (*const cb_flags_set)(struct bpf_sock_ops *ctx, int flags) = (void *)BPF_FUNC_sock_ops_cb_flags_set;
+static __u64 (*const skb_cgroup)(struct __sk_buff *skb) = (void *)BPF_FUNC_skb_cgroup_id;
 static long (*const skb_load)(const struct __sk_buff *skb, __u32 offset, void *to, __u32 bytes) = (void *)BPF_FUNC_skb_load_bytes;
 
 #endif

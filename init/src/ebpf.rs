@@ -149,7 +149,7 @@ impl Hook {
             | Self::Getsockname4
             | Self::Getsockname6 => captures,
             Self::Recvmsg4 | Self::Recvmsg6 => captures && config.dns,
-            Self::Egress => guards && !captures,
+            Self::Egress => guards,
             Self::Getsockopt
             | Self::Setsockopt
             | Self::Bind4

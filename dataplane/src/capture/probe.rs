@@ -129,6 +129,6 @@ fn has_route(target: SocketAddr) -> bool {
 /// What the kernel says of a family that it has not, or not here.
 const NO_FAMILY: [i32; 2] = [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL];
 /// Longest wait for one probe: it never leaves the pod.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Arrivals that are remembered; somebody else may dial the probe address, too.
 const ARRIVALS_MAX: usize = 64;

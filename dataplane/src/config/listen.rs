@@ -25,8 +25,9 @@ pub struct ListenArgs {
     /// `on` or `off`.
     #[arg(long, env = "HEDDLE_CAPTURE_PROBE", value_name = "on|off", default_value = "on")]
     pub capture_probe: String,
-    /// Time between two checks of capture. From 100ms to 1h.
-    #[arg(long, env = "HEDDLE_CAPTURE_PROBE_INTERVAL", value_name = "DURATION", default_value = "5s")]
+    /// Time between two checks of capture. Lost capture is noticed after this and the 1.5s that a check waits for its connection,
+    /// at the latest. From 100ms to 1h.
+    #[arg(long, env = "HEDDLE_CAPTURE_PROBE_INTERVAL", value_name = "DURATION", default_value = "3s")]
     pub capture_probe_interval: String,
 }
 

@@ -99,11 +99,13 @@ pub enum Reason {
     Claim = 7,
     /// An excluded destination: it is not refused.
     Excluded = 8,
+    /// A socket option that leads past the proxy: a source route, or a device for a socket that the proxy was handed.
+    Option = 9,
 }
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ProxyPort,
         Self::Device,
         Self::Quic,
@@ -113,6 +115,7 @@ impl Reason {
         Self::NoListener,
         Self::Claim,
         Self::Excluded,
+        Self::Option,
     ];
 
     /// As metrics and logs name it.
@@ -127,6 +130,7 @@ impl Reason {
             Self::NoListener => "no_listener",
             Self::Claim => "not_the_proxy",
             Self::Excluded => "excluded",
+            Self::Option => "socket_option",
         }
     }
 }
