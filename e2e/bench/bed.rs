@@ -2,7 +2,7 @@
 
 use crate::{envoy, http, web};
 use anyhow::{Context, Result, ensure};
-use heddle_e2e::{Family, Pod, TestMesh, process::Process, wait};
+use heddle_e2e::{Family, Mode, Pod, TestMesh, process::Process, wait};
 use std::{fmt, net::SocketAddr};
 
 /// One of the ways from client to server.
@@ -10,21 +10,24 @@ use std::{fmt, net::SocketAddr};
 pub(crate) enum Subject {
     /// No proxy and no capture.
     Direct,
-    /// Heddle: capture, a proxy at each side, a controller; strict mutual TLS.
+    /// Heddle: capture by TPROXY, a proxy at each side, a controller; strict mutual TLS.
     Heddle,
-    /// Envoy: the same capture, a sidecar with `tcp_proxy` at each side; mutual TLS.
+    /// The same with capture by eBPF.
+    HeddleEbpf,
+    /// Envoy: capture by TPROXY, a sidecar with `tcp_proxy` at each side; mutual TLS.
     Envoy,
 }
 
 impl Subject {
     /// In the order in which a round runs them.
-    pub(crate) const ALL: [Self; 3] = [Self::Direct, Self::Heddle, Self::Envoy];
+    pub(crate) const ALL: [Self; 4] = [Self::Direct, Self::Heddle, Self::HeddleEbpf, Self::Envoy];
 
     /// As on the command line and in the results.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Heddle => "heddle",
+            Self::HeddleEbpf => "heddle-ebpf",
             Self::Envoy => "envoy",
         }
     }
@@ -62,9 +65,10 @@ impl Bed {
     }
 
     fn bring_up(subject: Subject, envoy: &envoy::Binary) -> Result<Self> {
-        let builder = TestMesh::builder(Family::V4).test("bench");
+        let mode = if subject == Subject::HeddleEbpf { Mode::Ebpf } else { Mode::Tproxy };
+        let builder = TestMesh::builder(Family::V4).mode(mode).test("bench");
         let (mesh, pods) = match subject {
-            Subject::Heddle => {
+            Subject::Heddle | Subject::HeddleEbpf => {
                 let mesh = builder.build()?;
                 let pods = ["client", "server"].map(|name| mesh.pod(name).proxy_args(&["--workers", "1"]).start());
                 (mesh, pods)
@@ -83,7 +87,7 @@ impl Bed {
         let web = web::start(&server)?;
         let sidecars = match subject {
             Subject::Envoy => Some(envoy::Sidecars::start(envoy, &client, &server)?),
-            Subject::Direct | Subject::Heddle => None,
+            Subject::Direct | Subject::Heddle | Subject::HeddleEbpf => None,
         };
         Ok(Self { subject, client, server, web, sidecars, _mesh: mesh })
     }
@@ -99,7 +103,9 @@ impl Bed {
     /// When a proxy does not run.
     pub(crate) fn proxies(&self) -> Result<Option<[u32; 2]>> {
         match (self.subject, &self.sidecars) {
-            (Subject::Heddle, _) => Ok(Some([self.client.proxy().pid()?, self.server.proxy().pid()?])),
+            (Subject::Heddle | Subject::HeddleEbpf, _) => {
+                Ok(Some([self.client.proxy().pid()?, self.server.proxy().pid()?]))
+            }
             (_, Some(sidecars)) => Ok(Some(sidecars.pids())),
             (_, None) => Ok(None),
         }
@@ -132,7 +138,7 @@ impl Bed {
                 ensure!(traffic.occurrences(web::MARKER) > 0, "the page is not readable without a proxy");
                 Ok(())
             }
-            Subject::Heddle | Subject::Envoy => traffic.check_encrypted(web::MARKER),
+            Subject::Heddle | Subject::HeddleEbpf | Subject::Envoy => traffic.check_encrypted(web::MARKER),
         }
     }
 
@@ -144,7 +150,7 @@ impl Bed {
     /// What the proxies said last on standard error.
     fn last_words(&self) -> String {
         match (self.subject, &self.sidecars) {
-            (Subject::Heddle, _) => {
+            (Subject::Heddle | Subject::HeddleEbpf, _) => {
                 format!("{}\n{}", self.client.proxy().last_words(), self.server.proxy().last_words())
             }
             (_, Some(sidecars)) => sidecars.last_words(),

@@ -44,6 +44,11 @@ impl Results {
         Some(self.median(Subject::Heddle, measure)? / self.median(Subject::Envoy, measure)?)
     }
 
+    /// The median with eBPF through that with TPROXY, where both were measured.
+    fn ebpf_to_tproxy(&self, measure: Measure) -> Option<f64> {
+        Some(self.median(Subject::HeddleEbpf, measure)? / self.median(Subject::Heddle, measure)?)
+    }
+
     /// Every goal that this run can judge.
     pub(crate) fn verdicts(&self) -> Vec<Verdict> {
         let judge =
@@ -66,7 +71,7 @@ impl Results {
 
     fn header(&self) -> Vec<String> {
         let names = self.subjects.iter().map(|(subject, _)| subject.name().to_owned());
-        let last = ["heddle/envoy", "goal", ""].map(str::to_owned);
+        let last = ["ebpf/tproxy", "heddle/envoy", "goal", ""].map(str::to_owned);
         std::iter::once(String::new()).chain(names).chain(last).collect()
     }
 
@@ -77,6 +82,7 @@ impl Results {
         for (_, figures) in &self.subjects {
             row.push(figures.median(measure).map_or_else(absent, |value| format!("{value:.decimals$}")));
         }
+        row.push(self.ebpf_to_tproxy(measure).map_or_else(absent, |ratio| format!("{ratio:.2}")));
         let ratio = self.ratio(measure);
         row.push(ratio.map_or_else(absent, |ratio| format!("{ratio:.2}")));
         row.push(measure.goal().map_or_else(String::new, |goal| format!("<= {goal}")));
@@ -106,7 +112,18 @@ impl Results {
             })
             .collect();
         let facts: Map<_, _> = self.facts.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-        json!({ "bench": "l4", "facts": facts, "subjects": subjects, "heddle_to_envoy": ratios, "goals": goals })
+        let modes: Map<_, _> = Measure::ALL
+            .into_iter()
+            .filter_map(|measure| Some((measure.key().to_owned(), json!(self.ebpf_to_tproxy(measure)?))))
+            .collect();
+        json!({
+            "bench": "l4",
+            "facts": facts,
+            "subjects": subjects,
+            "ebpf_to_tproxy": modes,
+            "heddle_to_envoy": ratios,
+            "goals": goals,
+        })
     }
 }
 
@@ -160,7 +177,7 @@ mod tests {
         let text = results(16.0).text();
         let row = text.lines().find(|line| line.starts_with("proxy CPU us/request")).unwrap();
         let cells: Vec<_> = row.split_ascii_whitespace().skip(3).collect();
-        assert_eq!(cells, ["16.0", "20.0", "0.80", "<=", "0.6", "missed"]);
+        assert_eq!(cells, ["16.0", "20.0", "-", "0.80", "<=", "0.6", "missed"]);
     }
 
     #[test]
