@@ -281,6 +281,9 @@ static inline enum verdict connecting(struct bpf_sock *sk, const struct endpoint
 	struct socket_state *state = storage_get(&sockets, sk, 0, 0);
 	if (is_exempt(sk, state, now->flags))
 		return PASS;
+	if (state && (state->flags & SOCKET_DNS) && to->port == be16(DNS_PORT) && is_loopback(to->address))
+		/* On an IPv6 socket that is connected to an IPv4 address the kernel asks once more, with what was written here. */
+		return PASS;
 	enum verdict verdict = judge(to, protocol, now->flags, sk->bound_dev_if);
 	if (verdict == TO_PROXY || verdict == TO_DNS) {
 		if (!state)
