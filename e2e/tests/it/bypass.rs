@@ -9,7 +9,7 @@ mod refused;
 mod ways;
 
 use crate::support::Echo;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use detours::no_option_leads_a_socket_out;
 use family::{a_late_family_is_closed, the_other_family_is_captured_too};
 use heddle_e2e::{Family, Mode, Pod, TestMesh, cgroup, mesh::PROXY_UID, pod, wire::Traffic};
@@ -19,6 +19,7 @@ use ways::{End, WAYS, Who, ensure_delivered};
 
 scenarios! {
     every_way_to_connect_is_captured,
+    a_captured_socket_names_the_ends_it_asked_for,
     the_other_family_is_captured_too,
     no_option_leads_a_socket_out,
     what_cannot_be_captured_is_refused,
@@ -73,6 +74,28 @@ fn every_way_to_connect_is_captured(mesh: &TestMesh) -> Result<()> {
     Ok(())
 }
 
+fn a_captured_socket_names_the_ends_it_asked_for(mesh: &TestMesh) -> Result<()> {
+    let web = mesh.pod("web").ports(&[9000]).start()?;
+    let client = mesh.pod("client").start()?;
+    let _server = Echo::start(&web, 9000)?;
+    let (app, mut wrong) = (application(&client), Vec::new());
+    for (number, way) in WAYS.into_iter().enumerate() {
+        let who = Who { pod: &client, container: &app, uid: NOBODY };
+        match who.attempt(way, web.at(9000), &word(number))? {
+            End::Delivered { local, peer } => {
+                println!("{}: {local} to {peer}", way.name);
+                let ends = (local.ip().to_canonical(), peer.ip().to_canonical(), peer.port());
+                if ends != (client.address(), web.address(), 9000) {
+                    wrong.push((way.name, local, peer));
+                }
+            }
+            End::Refused(error) => bail!("{}: {error}", way.name),
+        }
+    }
+    ensure!(wrong.is_empty(), "not from {} to {}: {wrong:?}", client.address(), web.at(9000));
+    Ok(())
+}
+
 #[test]
 fn a_family_that_the_proxy_does_not_serve_is_closed() {
     for mode in [Mode::Tproxy, Mode::Ebpf] {
@@ -85,7 +108,7 @@ fn a_family_that_the_proxy_does_not_serve_is_closed() {
 /// How a report names an end that did not get round.
 fn said(end: &End) -> String {
     match end {
-        End::Delivered => "captured".to_owned(),
+        End::Delivered { .. } => "captured".to_owned(),
         End::Refused(error) => format!("refused ({error})"),
     }
 }

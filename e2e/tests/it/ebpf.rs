@@ -100,14 +100,17 @@ const LISTENER: i32 = 2;
 const CLIENT: i32 = 4;
 
 /// Where our programs are without `--dns`, in bpftool's words, each once.
-const HOOKS: [&str; 13] = [
+const HOOKS: [&str; 16] = [
     "cgroup_getsockopt",
     "cgroup_inet4_bind",
     "cgroup_inet4_connect",
     "cgroup_inet4_getpeername",
+    "cgroup_inet4_getsockname",
     "cgroup_inet6_bind",
     "cgroup_inet6_connect",
     "cgroup_inet6_getpeername",
+    "cgroup_inet6_getsockname",
+    "cgroup_inet_egress",
     "cgroup_inet_sock_create",
     "cgroup_setsockopt",
     "cgroup_sock_ops",

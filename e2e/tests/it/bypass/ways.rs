@@ -80,8 +80,13 @@ fn io_uring(to: SocketAddr, word: &[u8]) -> io::Result<TcpStream> {
 /// What became of an attempt.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The server answered.
-    Delivered,
+    /// The server answered; the ends as the socket names them (getsockname(2), getpeername(2)).
+    Delivered {
+        /// Ours.
+        local: SocketAddr,
+        /// The server's.
+        peer: SocketAddr,
+    },
     /// Refused, or ended without an answer.
     Refused(io::Error),
 }
@@ -103,31 +108,37 @@ impl Who<'_> {
     /// Opens a connection to an [`crate::support::Echo`] and has it say the word back.
     pub(super) fn attempt(self, way: Way, to: SocketAddr, word: &str) -> Result<End> {
         match self.run(|| exchange(way, to, word))? {
-            Ok(()) => Ok(End::Delivered),
+            Ok((local, peer)) => Ok(End::Delivered { local, peer }),
             // What is neither delivered nor refused is no good end either.
             Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => {
                 Err(error).with_context(|| format!("{} from {} to {to} hangs", way.name, self.pod.name()))
             }
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Err(error).context(way.name),
+            Err(error) if [io::ErrorKind::Unsupported, io::ErrorKind::InvalidData].contains(&error.kind()) => {
+                Err(error).with_context(|| format!("{} from {}", way.name, self.pod.name()))
+            }
             Err(error) => Ok(End::Refused(error)),
         }
     }
 }
 
-fn exchange(way: Way, to: SocketAddr, word: &str) -> io::Result<()> {
+fn exchange(way: Way, to: SocketAddr, word: &str) -> io::Result<(SocketAddr, SocketAddr)> {
     let stream = (way.open)(to, word.as_bytes())?;
+    let ends = (stream.local_addr()?, stream.peer_addr()?);
     stream.set_read_timeout(Some(DEADLINE))?;
     let mut stream = BufReader::new(stream);
     let mut greeting = String::new();
     stream.read_line(&mut greeting)?;
     let mut answer = vec![0; word.len()];
     stream.read_exact(&mut answer)?;
-    if answer == word.as_bytes() { Ok(()) } else { Err(io::Error::other("somebody else answered")) }
+    if answer != word.as_bytes() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "somebody else answered"));
+    }
+    Ok(ends)
 }
 
 /// Checks that the positive control got through.
 pub(super) fn ensure_delivered(end: &End, what: &str) -> Result<()> {
-    ensure!(matches!(end, End::Delivered), "the control of {what} does not get through: {end:?}");
+    ensure!(matches!(end, End::Delivered { .. }), "the control of {what} does not get through: {end:?}");
     Ok(())
 }
 
