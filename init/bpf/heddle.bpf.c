@@ -54,29 +54,27 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } in_networks SEC(".maps");
 
-/* Excluded ports, in host order. */
+/* Excluded ports in host order, one bit a port. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct ports);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } out_ports SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct ports);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } in_ports SEC(".maps");
 
 /* Indexes of excluded interfaces. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 256);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, __u32);
@@ -100,11 +98,12 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } sockets SEC(".maps");
 
-/* An application's own address -> where it meant to go. Taken out when the proxy accepts, unless MPTCP is in use; a stale entry is
- * replaced when its port is used again, so that there are never more than there are ports at the pod's few addresses. */
+/* An application's own address -> where it meant to go. Taken out when the proxy accepts, or when the connection ends where MPTCP is
+ * in use. An entry that nobody takes out is replaced when its port is used again. Sizes are those of the kernel's bucket arrays, 16
+ * bytes each, which every pod pays for. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, 32768);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct endpoint);
 	__type(value, struct endpoint);
@@ -114,7 +113,7 @@ struct {
 /* A connection of the proxy to the application, as the application sees it -> whose it is. Gone with the connection. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1048576);
+	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct pair);
 	__type(value, struct endpoint);
@@ -214,6 +213,12 @@ static inline int is_proxy_port(__u32 port)
 	return is_capture_port(port) || port == be16(HBONE_PORT) || port == be16(15000) || port == be16(15020) || port == be16(15021);
 }
 
+static inline int has_port(void *map, __u32 port)
+{
+	struct ports *set = map_lookup(map, &ZERO);
+	return set && (set->words[(port >> 6) & 1023] >> (port & 63) & 1);
+}
+
 static inline __u32 network_of(const struct endpoint *to)
 {
 	struct network key = { .prefix_bits = 128 };
@@ -246,7 +251,7 @@ static inline enum verdict judge(const struct endpoint *to, __u8 protocol, __u32
 	if (network == NETWORK_LOCAL)
 		return is_capture_port(to->port) ? refuse(to, protocol, REASON_PROXY_PORT) : PASS;
 	__u32 port = be16(to->port);
-	if (network == NETWORK_EXCLUDED || (network != NETWORK_ALWAYS && map_lookup(&out_ports, &port)))
+	if (network == NETWORK_EXCLUDED || (network != NETWORK_ALWAYS && has_port(&out_ports, port)))
 		return bypass(to, protocol, REASON_EXCLUDED);
 	int dns = port == 53 && (flags & CAPTURE_DNS);
 	if (protocol == IPPROTO_TCP || dns) {
@@ -732,8 +737,12 @@ static inline void connection_opened(struct bpf_sock_ops *ctx, const struct sock
 {
 	struct endpoint local = {};
 	local_of(ctx, &local);
-	if (state->flags & SOCKET_CAPTURED)
+	struct counters *all = counted();
+	if (state->flags & SOCKET_CAPTURED) {
 		map_update(&originals, &local, &state->original, BPF_ANY);
+		if (all && all->mptcp)
+			cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	}
 	if (state->flags & SOCKET_UPSTREAM) {
 		struct pair seen = { .remote = local };
 		remote_of(ctx, &seen.local);
@@ -748,6 +757,8 @@ static inline void connection_closed(struct bpf_sock_ops *ctx)
 	local_of(ctx, &seen.remote);
 	remote_of(ctx, &seen.local);
 	map_delete(&clients, &seen);
+	if (seen.local.port == be16(OUTBOUND_PORT))
+		map_delete(&originals, &seen.remote);
 }
 
 SEC("sockops")
@@ -789,7 +800,7 @@ static inline int is_excluded_inbound(struct bpf_sk_lookup *ctx, const struct en
 	__u32 port = ctx->local_port, interface = ctx->ingress_ifindex;
 	struct network key = { .prefix_bits = 128 };
 	__builtin_memcpy(key.address, remote->address, sizeof(key.address));
-	return map_lookup(&in_ports, &port) || map_lookup(&in_networks, &key) || map_lookup(&in_interfaces, &interface);
+	return has_port(&in_ports, port) || map_lookup(&in_networks, &key) || map_lookup(&in_interfaces, &interface);
 }
 
 SEC("sk_lookup")
@@ -856,7 +867,7 @@ int heddle_egress(struct __sk_buff *skb)
 		return 1;
 	__u32 network = network_of(&to), port = be16(to.port);
 	if (network == NETWORK_LOCAL || network == NETWORK_EXCLUDED ||
-	    (network != NETWORK_ALWAYS && map_lookup(&out_ports, &port)))
+	    (network != NETWORK_ALWAYS && has_port(&out_ports, port)))
 		return 1;
 	return refuse(&to, protocol, REASON_NOT_CAPTURED) != REFUSE;
 }

@@ -106,6 +106,11 @@ struct network {
 	__u32 address[4];
 };
 
+/* A set of ports, one bit each. */
+struct ports {
+	__u64 words[1024];
+};
+
 /* What a socket of the pod is to us. */
 struct socket_state {
 	struct endpoint original; /* where the application meant to go, with SOCKET_CAPTURED or SOCKET_DNS */

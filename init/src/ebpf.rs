@@ -42,9 +42,9 @@ pub struct Programs {
     /// Clients that are not captured.
     pub in_networks: BTreeMap<Network, u32>,
     /// Destination ports that are not captured.
-    pub out_ports: BTreeSet<u32>,
+    pub out_ports: BTreeSet<u16>,
     /// Ports of this pod that are not captured.
-    pub in_ports: BTreeSet<u32>,
+    pub in_ports: BTreeSet<u16>,
     /// Indexes of the interfaces whose connections are not captured.
     pub in_interfaces: BTreeSet<u32>,
 }
@@ -173,8 +173,8 @@ pub fn programs(config: &Config, kernel: &Kernel, place: Place) -> Option<Progra
         hooks,
         out_networks: out_networks(&config.outbound.networks, kernel),
         in_networks: networks(&config.inbound.networks).map(|network| (network, NETWORK_EXCLUDED)).collect(),
-        out_ports: config.outbound.ports.iter().map(|port| u32::from(*port)).collect(),
-        in_ports: SERVED_PORTS.iter().chain(&config.inbound.ports).map(|port| u32::from(*port)).collect(),
+        out_ports: config.outbound.ports.clone(),
+        in_ports: SERVED_PORTS.iter().chain(&config.inbound.ports).copied().collect(),
         in_interfaces: config.inbound.interfaces.iter().filter_map(|name| kernel.interface(name)).collect(),
     })
 }

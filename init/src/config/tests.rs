@@ -92,7 +92,9 @@ fn all_mistakes_come_together() {
     let error = config(&options).expect_err("four mistakes");
     assert_eq!(error.mistakes.len(), 4, "{error}");
     assert!(
-        error.to_string().starts_with("4 mistakes in the options:\n  --mode: `nat` is not a mode; write tproxy or ebpf\n")
+        error
+            .to_string()
+            .starts_with("4 mistakes in the options:\n  --mode: `nat` is not a mode; write tproxy or ebpf\n")
     );
 }
 

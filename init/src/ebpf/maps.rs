@@ -23,10 +23,12 @@ pub(super) fn fill(ebpf: &mut Ebpf, planned: &Programs) -> Result<(), EbpfError>
         let mut map = LpmTrie::try_from(find(ebpf, name)?).map_err(|source| broken(name, source))?;
         fill_networks(&mut map, networks).map_err(|source| broken(name, source))?;
     }
-    for (name, keys) in numbers(planned) {
-        let mut map = HashMap::try_from(find(ebpf, name)?).map_err(|source| broken(name, source))?;
-        fill_numbers(&mut map, keys).map_err(|source| broken(name, source))?;
+    for (name, planned) in [("out_ports", &planned.out_ports), ("in_ports", &planned.in_ports)] {
+        let mut map = Array::<_, Ports>::try_from(find(ebpf, name)?).map_err(|source| broken(name, source))?;
+        map.set(0, ports(planned), 0).map_err(|source| broken(name, source))?;
     }
+    let mut map = HashMap::try_from(find(ebpf, INTERFACES)?).map_err(|source| broken(INTERFACES, source))?;
+    fill_numbers(&mut map, &planned.in_interfaces).map_err(|source| broken(INTERFACES, source))?;
     let mut settings =
         Array::<_, Settings>::try_from(find(ebpf, SETTINGS)?).map_err(|source| broken(SETTINGS, source))?;
     settings.set(0, words(planned), 0).map_err(|source| broken(SETTINGS, source))
@@ -48,11 +50,13 @@ pub(super) fn differences(pins: &Path, planned: &Programs) -> Vec<String> {
         });
         differences.extend(difference(name, found, networks));
     }
-    for (name, keys) in numbers(planned) {
-        let found = read::<HashMap<MapData, u32, u32>>(pins, name)
-            .and_then(|map| map.keys().collect::<Result<BTreeSet<_>, _>>());
-        differences.extend(difference(name, found, keys));
+    for (name, planned) in [("out_ports", &planned.out_ports), ("in_ports", &planned.in_ports)] {
+        let found = read::<Array<MapData, Ports>>(pins, name).and_then(|map| map.get(&0, 0));
+        differences.extend(difference(name, found, &ports(planned)));
     }
+    let found = read::<HashMap<MapData, u32, u32>>(pins, INTERFACES)
+        .and_then(|map| map.keys().collect::<Result<BTreeSet<_>, _>>());
+    differences.extend(difference(INTERFACES, found, &planned.in_interfaces));
     differences
 }
 
@@ -75,10 +79,6 @@ fn word(bytes: &[u8]) -> u32 {
     bytes.try_into().map_or(0, u32::from_ne_bytes)
 }
 
-fn numbers(planned: &Programs) -> [(&'static str, &BTreeSet<u32>); 3] {
-    [("out_ports", &planned.out_ports), ("in_ports", &planned.in_ports), ("in_interfaces", &planned.in_interfaces)]
-}
-
 fn fill_networks(
     map: &mut LpmTrie<&mut MapData, [u8; 16], u32>,
     planned: &BTreeMap<Network, u32>,
@@ -91,6 +91,17 @@ fn fill_networks(
         map.remove(key)?;
     }
     Ok(())
+}
+
+/// `struct ports` of bpf/heddle.bpf.h: one bit a port.
+type Ports = [u64; 1024];
+
+fn ports(planned: &BTreeSet<u16>) -> Ports {
+    let mut words = [0; 1024];
+    for port in planned {
+        words[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+    words
 }
 
 fn fill_numbers(map: &mut HashMap<&mut MapData, u32, u32>, planned: &BTreeSet<u32>) -> Result<(), MapError> {
@@ -129,3 +140,4 @@ fn broken(name: &str, source: MapError) -> EbpfError {
 }
 
 const SETTINGS: &str = "settings";
+const INTERFACES: &str = "in_interfaces";

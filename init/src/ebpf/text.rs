@@ -23,12 +23,13 @@ impl Display for Programs {
         for network in self.in_networks.keys() {
             writeln!(f, "#   map in_networks: {network}")?;
         }
-        for (name, numbers) in
-            [("out_ports", &self.out_ports), ("in_ports", &self.in_ports), ("in_interfaces", &self.in_interfaces)]
-        {
-            for number in numbers {
-                writeln!(f, "#   map {name}: {number}")?;
+        for (name, ports) in [("out_ports", &self.out_ports), ("in_ports", &self.in_ports)] {
+            for port in ports {
+                writeln!(f, "#   map {name}: {port}")?;
             }
+        }
+        for index in &self.in_interfaces {
+            writeln!(f, "#   map in_interfaces: {index}")?;
         }
         Ok(())
     }
