@@ -3,7 +3,7 @@
 use crate::{bed::Bed, proc::RealTime, web};
 use anyhow::{Context, Result, bail, ensure};
 use heddle_e2e::{
-    process::{Launch, Rights},
+    process::Rights,
     program, wait,
 };
 use std::{path::Path, time::Duration};
@@ -57,9 +57,9 @@ pub(crate) fn run(bed: &Bed, script: &Path, shape: Shape, seconds: u32) -> Resul
     };
     let wrk = program::system("wrk")?;
     let launch = match shape {
-        Shape::Single { real_time: true } => Launch::new(bed.client.netns(), program::system("chrt")?, Rights::Harness)
+        Shape::Single { real_time: true } => bed.client.launch(program::system("chrt")?, Rights::Harness)
             .args(["--rr".as_ref(), RealTime::PRIORITY.to_string().as_ref(), wrk.as_os_str()]),
-        _ => Launch::new(bed.client.netns(), wrk, Rights::Harness),
+        _ => bed.client.launch(wrk, Rights::Harness),
     };
     let said = launch
         .args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])

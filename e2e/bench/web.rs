@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use heddle_e2e::{
     Pod,
-    process::{Launch, Process, Rights},
+    process::{Process, Rights},
     program, traffic, wait,
 };
 use std::{
@@ -36,7 +36,7 @@ pub(crate) fn start(pod: &Pod) -> Result<Process> {
     let configuration = write(&folder)?;
     let (uid, gid) = program::user(USER)?;
     chown(&folder, Some(uid), Some(gid)).with_context(|| folder.display().to_string())?;
-    let nginx = Launch::new(pod.netns(), program::system("nginx")?, Rights::User(uid, gid));
+    let nginx = pod.launch(program::system("nginx")?, Rights::User(uid, gid));
     // `-e`: the compiled-in error log is root's.
     let mut nginx = nginx
         .args(["-e", "stderr", "-p"])

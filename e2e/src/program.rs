@@ -68,6 +68,31 @@ pub fn go(name: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// Programs of others in Go, `module/package@version`, installed into a folder when they are first asked for.
+///
+/// # Errors
+/// Without Go 1.24 or newer, or when one cannot be fetched or does not compile.
+pub fn go_install(folder: &str, packages: &[&str]) -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = target().join("e2e-programs").join(folder);
+    let name = |package: &str| package.split('@').next().and_then(|path| path.rsplit('/').next()).map(str::to_owned);
+    // One module at a time, as `go install` wants it.
+    for package in packages {
+        if name(package).is_some_and(|name| folder.join(name).is_file()) {
+            continue;
+        }
+        let mut install = Command::new(go_command()?);
+        install.args(["install", package]).env("GOBIN", &folder).env("GOFLAGS", "-mod=mod").env("GOTOOLCHAIN", "local");
+        install.env("CGO_ENABLED", "0").env("GOWORK", "off").current_dir(env::temp_dir()).stdin(Stdio::null());
+        let output = install.output().context("starting go")?;
+        if !output.status.success() {
+            bail!("`go install {package}`: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    Ok(folder)
+}
+
 /// Go: what `HEDDLE_GO` names, else the one in `PATH`.
 fn go_command() -> Result<PathBuf> {
     let go = env::var_os("HEDDLE_GO").map_or_else(|| system("go"), |go| Ok(PathBuf::from(go)))?;

@@ -479,10 +479,14 @@ static inline int own_address(struct bpf_sock *sk, const struct endpoint *bound,
 {
 	struct settings *now = map_lookup(&settings, &ZERO);
 	struct socket_state *state = sk ? storage_get(&sockets, sk, 0, 0) : 0;
-	if (!now || !state || !(state->flags & (SOCKET_CAPTURED | SOCKET_DNS)) || !is_loopback(bound->address))
+	if (!now || !sk || !is_loopback(bound->address))
 		return 0;
-	if (state->flags & SOCKET_PROBE)
+	if (state && (state->flags & SOCKET_PROBE))
 		/* The proxy recognizes its probe by the address that it really has. */
+		return 0;
+	if (!(state && (state->flags & (SOCKET_CAPTURED | SOCKET_DNS))) &&
+	    /* An MPTCP socket, as in peer_of. */
+	    !(sk->dst_port == be16(OUTBOUND_PORT) && map_lookup(&originals, bound)))
 		return 0;
 	/* All are read before one is chosen: an address in the map that depends on the family is forbidden, too. */
 	__u32 v4 = READ(now->own4[3]);

@@ -40,6 +40,7 @@ mod bpf;
 mod bypass;
 mod capture;
 mod client_address;
+mod cni;
 mod drain;
 mod ebpf;
 mod guard;
