@@ -2,10 +2,7 @@
 
 use crate::{bed::Bed, proc::RealTime, web};
 use anyhow::{Context, Result, bail, ensure};
-use heddle_e2e::{
-    process::Rights,
-    program, wait,
-};
+use heddle_e2e::{process::Rights, program, wait};
 use std::{path::Path, time::Duration};
 
 /// Connections of the throughput and new-connection phases.
@@ -57,8 +54,11 @@ pub(crate) fn run(bed: &Bed, script: &Path, shape: Shape, seconds: u32) -> Resul
     };
     let wrk = program::system("wrk")?;
     let launch = match shape {
-        Shape::Single { real_time: true } => bed.client.launch(program::system("chrt")?, Rights::Harness)
-            .args(["--rr".as_ref(), RealTime::PRIORITY.to_string().as_ref(), wrk.as_os_str()]),
+        Shape::Single { real_time: true } => bed.client.launch(program::system("chrt")?, Rights::Harness).args([
+            "--rr".as_ref(),
+            RealTime::PRIORITY.to_string().as_ref(),
+            wrk.as_os_str(),
+        ]),
         _ => bed.client.launch(wrk, Rights::Harness),
     };
     let said = launch

@@ -41,6 +41,7 @@ mod bypass;
 mod capture;
 mod client_address;
 mod cni;
+mod dns;
 mod drain;
 mod ebpf;
 mod guard;
