@@ -3,8 +3,7 @@
 use crate::{
     bpf::{self, attached},
     sockets,
-    support::Echo,
-    support::echo,
+    support::{Echo, echo, soon},
 };
 use anyhow::{Context, Result, ensure};
 use heddle_e2e::{Pod, TestMesh, cgroup, mesh::PROXY_UID, process::Rights};
@@ -15,6 +14,29 @@ scenarios! {
     in ebpf Ebpf:
     capture_is_our_programs_alone,
     nobody_else_can_claim_to_be_the_proxy,
+    programs_that_were_loaded_anew_find_the_proxy_again,
+}
+
+fn programs_that_were_loaded_anew_find_the_proxy_again(mesh: &TestMesh) -> Result<()> {
+    let web = mesh.pod("web").ports(&[9000]).proxy_args(&["--workers", "2"]).start()?;
+    let client = mesh.pod("client").start()?;
+    let stranger = mesh.pod("stranger").unmeshed().start()?;
+    mesh.apply("mtls-permissive.yaml")?;
+    let _server = Echo::start(&web, 9000)?;
+    for pod in [&web, &client] {
+        pod.init("undo")?.success()?;
+        pod.init("apply")?.success()?;
+    }
+    // The maps are new: no claim, and no listener for inbound connections.
+    soon("outbound connections through the new programs", || Ok(echo(&client, mesh.service("web", 9000)).is_ok()))?;
+    for _ in 0..8 {
+        // Every worker's listener takes its share.
+        soon("inbound connections through the new programs", || Ok(echo(&stranger, web.at(9000)).is_ok()))?;
+    }
+    web.proxy().wait_ready()?;
+    let said = web.proxy().last_words();
+    ensure!(said.contains("the inbound listener was registered again"), "{said}");
+    Ok(())
 }
 
 fn capture_is_our_programs_alone(mesh: &TestMesh) -> Result<()> {
