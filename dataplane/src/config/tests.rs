@@ -19,7 +19,7 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!(config.identity.discovery, Discovery::OnDemand);
     assert_eq!(config.identity.certificate_ttl, Duration::from_secs(86_400));
     assert_eq!(config.listen.workers.get(), 1);
-    assert_eq!(config.listen.capture_probe, Some(Duration::from_secs(5)));
+    assert_eq!(config.listen.capture_probe, Some(Duration::from_secs(3)));
     assert_eq!(config.limits.connect_timeout, Duration::from_secs(2));
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(3_600));
     assert_eq!(config.limits.drain_timeout, Duration::from_secs(25));
