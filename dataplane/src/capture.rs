@@ -16,7 +16,7 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
-use tokio::net::TcpSocket;
+use tokio::{net::TcpSocket, sync::watch};
 
 /// The capture mode in force.
 #[derive(Debug, Clone)]
@@ -168,8 +168,8 @@ impl Capture {
         made.map_err(CaptureError::Socket)
     }
 
-    /// Whether the programs on the pod's cgroup know this proxy, and send inbound connections to it; both are put right where they
-    /// were forgotten. Nothing to ask with TPROXY.
+    /// Sees to it that the programs on the pod's cgroup know this proxy, and that it hears of it when they do not know its listeners
+    /// ([`Capture::forgotten`]). Nothing to ask with TPROXY.
     ///
     /// # Errors
     /// [`CaptureError::NoPrograms`] or [`CaptureError::Claimed`].
@@ -177,6 +177,14 @@ impl Capture {
         match &self.engine {
             Engine::Tproxy => Ok(()),
             Engine::Ebpf(pod) => pod.reclaim(),
+        }
+    }
+
+    /// Changes when inbound listeners must be opened beside those that are there; none with TPROXY.
+    pub fn forgotten(&self) -> Option<watch::Receiver<u64>> {
+        match &self.engine {
+            Engine::Tproxy => None,
+            Engine::Ebpf(pod) => Some(pod.forgotten()),
         }
     }
 

@@ -56,16 +56,6 @@ pub fn listen(socket: Socket) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Ends listening and begins it anew on the same socket and port. Who waits to be accepted is reset.
-///
-/// # Errors
-/// Those of shutdown(2) and listen(2).
-pub fn listen_again(listener: &TcpListener) -> io::Result<()> {
-    let socket = SockRef::from(listener);
-    socket.shutdown(std::net::Shutdown::Read)?;
-    socket.listen(LISTEN_BACKLOG)
-}
-
 fn shared(at: SocketAddr) -> io::Result<Socket> {
     let socket = new(at.ip())?;
     socket.set_reuse_address(true)?;

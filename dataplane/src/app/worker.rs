@@ -3,7 +3,7 @@
 use super::{Listeners, Shared};
 use crate::{
     authorize::Admissions,
-    capture::Capture,
+    capture::{Capture, Role},
     connect::Connector,
     error::{ConnectionError, Flag},
     hbone::{
@@ -64,6 +64,7 @@ pub(super) fn run(shared: Shared, listeners: Listeners) {
             return;
         }
         spawn_local(worker.clone().follow());
+        spawn_local(worker.clone().reopen());
         worker.shared.drain.now().await;
         let cut = worker.admissions.cut();
         tracing::debug!(cut, "connections were cut");
@@ -143,6 +144,25 @@ impl Worker {
             self.accept(listener, Direction::Inbound, soon, Self::serve_hbone)?;
         }
         Ok(())
+    }
+
+    /// Opens inbound listeners beside those that the eBPF programs have forgotten, until the drain starts.
+    async fn reopen(self: Rc<Self>) {
+        let Some(mut forgotten) = self.shared.capture.forgotten() else { return };
+        let soon = self.shared.drain.soon_token();
+        while soon.run_until_cancelled(forgotten.changed()).await.is_some_and(|changed| changed.is_ok()) {
+            for ipv6 in [false, true] {
+                let opened = match self.shared.capture.listen(Role::Inbound, ipv6) {
+                    Err(error) if error.no_ipv6() => continue,
+                    opened => opened.map_err(io::Error::other),
+                };
+                let accepting =
+                    opened.and_then(|listener| self.accept(listener, Direction::Inbound, soon, Self::serve_inbound));
+                if let Err(error) = accepting {
+                    tracing::error!(%error, "a worker cannot open its inbound listener again");
+                }
+            }
+        }
     }
 
     fn accept(

@@ -16,7 +16,7 @@ use std::{
     os::fd::AsFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
-use tokio::net::TcpSocket;
+use tokio::{net::TcpSocket, sync::watch};
 
 /// The pod that this proxy has claimed.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Pod {
     addresses: Vec<IpAddr>,
     // Touched when a worker starts or stops and by the probe: never on the way of a connection.
     inbound: Mutex<Vec<TcpListener>>,
+    // How often the programs have forgotten the listeners.
+    forgotten: watch::Sender<u64>,
 }
 
 impl Pod {
@@ -34,7 +36,7 @@ impl Pod {
     /// [`CaptureError::NoPrograms`] or [`CaptureError::Claimed`].
     pub fn claim(key: Key, addresses: Vec<IpAddr>) -> Result<Self, CaptureError> {
         claim(&key)?;
-        Ok(Self { key, addresses, inbound: Mutex::default() })
+        Ok(Self { key, addresses, inbound: Mutex::default(), forgotten: watch::Sender::default() })
     }
 
     /// Outbound connections come by loopback; inbound ones come to the listener wherever it is bound.
@@ -71,23 +73,27 @@ impl Pod {
         }
     }
 
-    /// Claims again, and registers listeners again that the programs do not know: programs that were put in place anew know nothing.
+    /// Claims again, and has listeners opened beside those that the programs do not know: programs that were put in place anew know
+    /// nothing, and take note of a listener only when it begins to listen.
     pub(super) fn reclaim(&self) -> Result<(), CaptureError> {
         claim(&self.key)?;
-        for listener in self.inbound().iter() {
-            let registered = socket::private(listener, ebpf::REGISTERED).map(u32::from_ne_bytes);
-            if registered.is_ok_and(|registered| registered == 0) {
-                let again =
-                    socket::set_private(listener, ebpf::LISTENER, &ON).and_then(|()| socket::listen_again(listener));
-                match again {
-                    Ok(()) => {
-                        tracing::warn!("eBPF programs were loaded anew; the inbound listener was registered again")
-                    }
-                    Err(error) => return Err(CaptureError::Socket(error)),
-                }
-            }
+        let mut inbound = self.inbound();
+        let unknown = |listener: &TcpListener| {
+            socket::private(listener, ebpf::REGISTERED).map(u32::from_ne_bytes).is_ok_and(|registered| registered == 0)
+        };
+        if inbound.iter().any(unknown) {
+            tracing::warn!(
+                "eBPF programs were loaded anew; inbound listeners are opened beside those that they do not know"
+            );
+            inbound.clear();
+            self.forgotten.send_modify(|times| *times += 1);
         }
         Ok(())
+    }
+
+    /// Tells when the programs have forgotten the listeners.
+    pub(super) fn forgotten(&self) -> watch::Receiver<u64> {
+        self.forgotten.subscribe()
     }
 
     /// Lets go of the listeners.

@@ -106,7 +106,7 @@ fn parse_minor(version: &str) -> Option<u32> {
 
 /// Since then net/http listens with MPTCP by default, which the tests want.
 const MINOR_MIN: u32 = 24;
-/// As https://sum.golang.org/lookup/golang.org/toolchain@v0.0.1-go1.26.0.linux-amd64 has it, in hexadecimal.
+/// As <https://sum.golang.org/lookup/golang.org/toolchain@v0.0.1-go1.26.0.linux-amd64> has it, in hexadecimal.
 const SUM_AMD64: &str = "d69d86e42391e757fc437110e072c94030cbdb2b4b12a7cbff24dac01d09afcc";
 /// As [`SUM_AMD64`], of linux-arm64.
 const SUM_ARM64: &str = "94016b466df9848cef4523188842ed68f6a2b6bdb6a69ea26816dd3c1b898365";
