@@ -41,6 +41,8 @@ struct Shared {
     limit: ConnectionLimit,
     sink: Sink,
     drain: Drain,
+    /// Workers that know which workload they serve.
+    serving: watch::Sender<usize>,
 }
 
 /// The listeners of one worker, one a family where the kernel has both.
@@ -99,6 +101,7 @@ async fn serve(
         limit: ConnectionLimit::new(config.limits.connections_max),
         sink: Sink { metrics: metrics.clone(), log: access_log },
         drain: Drain::default(),
+        serving: watch::Sender::default(),
         config: config.clone(),
     };
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
@@ -126,7 +129,8 @@ async fn serve(
     control.spawn(async move { match client.run().await {} });
     control.spawn(identity.run());
     control.spawn(listening.run());
-    control.spawn(watch_config(snapshots, readiness.clone()));
+    let serving = (shared.serving.subscribe(), config.listen.workers.get());
+    control.spawn(watch_config(snapshots, serving, readiness.clone()));
     let probe = (shared.probes.clone(), shared.capture.clone());
     control.spawn(watch_capture(probe, config.listen.capture_probe, readiness.clone()));
 
@@ -209,11 +213,24 @@ impl Listeners {
     }
 }
 
-/// Keeps the readiness condition "config".
-async fn watch_config(mut snapshots: Snapshots, readiness: Readiness) {
+/// Keeps the readiness condition "config": it holds when all `workers` go by what the controller said.
+async fn watch_config(
+    mut snapshots: Snapshots,
+    (mut serving, workers): (watch::Receiver<usize>, usize),
+    readiness: Readiness,
+) {
     loop {
-        readiness.config(snapshots.ready().map_err(|reason| reason.to_string()));
-        snapshots.changed().await;
+        let taken = *serving.borrow_and_update();
+        let verdict = match snapshots.ready() {
+            Ok(()) if taken < workers => Err(format!("{taken} of {workers} workers have the configuration")),
+            verdict => verdict.map_err(|reason| reason.to_string()),
+        };
+        readiness.config(verdict);
+        tokio::select! {
+            () = snapshots.changed() => {}
+            // The sender is ours and outlives this task.
+            _ = serving.changed() => {}
+        }
     }
 }
 

@@ -215,10 +215,14 @@ impl Worker {
     /// Follows the mesh: takes every new snapshot, and looks at what was admitted when policies changed.
     async fn follow(self: Rc<Self>) {
         let mut snapshots = self.shared.snapshots.clone();
+        let mut serves = false;
         loop {
             let mesh = snapshots.current();
             let workload = snapshots.own_workload();
             let changed = self.view.update(mesh.clone(), workload.clone());
+            if workload.is_some() && !std::mem::replace(&mut serves, true) {
+                self.shared.serving.send_modify(|workers| *workers += 1);
+            }
             if let (true, Some(workload)) = (changed, workload) {
                 let ended = self.admissions.recheck(&mesh, &workload);
                 if ended > 0 {
